@@ -1,0 +1,25 @@
+"""Errors that a user can mend. Anything else that is raised is a bug and keeps its traceback."""
+
+
+class SteepError(Exception):
+    """A user's mistake or a limit of the machine: the command line prints it and exits 2, with no traceback.
+
+    `message` says what is wrong, `fix` what to do about it.
+    """
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(f"{message}\n  {fix}" if fix else message)
+        self.message = message
+        self.fix = fix
+
+
+class ConfigError(SteepError):
+    """A recipe or an override that cannot be used."""
+
+
+class ModelError(SteepError):
+    """A model directory that cannot be read, or whose parts disagree."""
+
+
+class CheckpointError(SteepError):
+    """No whole checkpoint where one is needed."""
