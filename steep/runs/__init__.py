@@ -1,0 +1,48 @@
+"""Run directories, metrics, checkpoints, listings, progress and evidence."""
+
+from steep.runs.checkpoint import Checkpoint, Rejection, load_latest, save
+from steep.runs.environment import git, machine, machine_line, versions
+from steep.runs.evidence import Claim, evidence, write_evidence
+from steep.runs.files import Log, read_json, write_atomic, write_json
+from steep.runs.listing import ABSENT, Comparison, Row, RunDetail, RunSummary, StageSummary, compare, list_runs, show
+from steep.runs.progress import Progress, duration, number, printable
+from steep.runs.run import Run, RunInfo, RunStatus
+from steep.runs.stage import Metrics, Stage
+from steep.runs.stopping import Stopping
+
+__all__ = [
+    "ABSENT",
+    "Checkpoint",
+    "Claim",
+    "Comparison",
+    "Log",
+    "Metrics",
+    "Progress",
+    "Rejection",
+    "Row",
+    "Run",
+    "RunDetail",
+    "RunInfo",
+    "RunStatus",
+    "RunSummary",
+    "Stage",
+    "StageSummary",
+    "Stopping",
+    "compare",
+    "duration",
+    "evidence",
+    "git",
+    "list_runs",
+    "load_latest",
+    "machine",
+    "machine_line",
+    "number",
+    "printable",
+    "read_json",
+    "save",
+    "show",
+    "versions",
+    "write_atomic",
+    "write_evidence",
+    "write_json",
+]

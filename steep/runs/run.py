@@ -1,0 +1,230 @@
+"""A run: the directory that holds all that is known about it.
+
+runs/nano/run.json      where it came from and how it stands
+          pretrain/     one directory a stage, see stage.py
+          rl/
+"""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import psutil
+
+from steep.config import to_json
+from steep.errors import ConfigError, SteepError
+from steep.runs import environment
+from steep.runs.files import fsync_directory, full_disk_explained, plain, read_json, write_json
+from steep.runs.stage import Stage
+
+RunStatus = Literal["running", "finished", "stopped", "failed", "interrupted"]
+
+SAME_START_S = 5.0
+"""How far two readings of a process's start may differ; a later process with the same id started further apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """The content of run.json."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    config: Any
+    """The resolved tree, as JSON values."""
+    seed: int
+    versions: dict[str, str]
+    git: dict[str, Any] | None
+    """`commit` and `dirty`; None when steep does not run from a checkout."""
+    machine: dict[str, Any]
+    created: str
+    """UTC, ISO 8601."""
+    status: RunStatus
+    """As last written by the run itself, never `interrupted`."""
+    stage: str | None = None
+    """The one that was entered last."""
+    stages: tuple[str, ...] = ()
+    """All that were entered, in order."""
+    pid: int
+    pid_started: float
+    """Seconds since the epoch; tells the process from a later one with the same id."""
+    error: str | None = None
+    """Why the run failed."""
+    resumed: tuple[dict[str, Any], ...] = ()
+    """One entry for each resume: time, versions, git, machine."""
+
+
+class Run:
+    """A run directory. Reading needs `open` only; the process that runs it uses `create` or `resume`, and `with`:
+
+    with Run.create(Path("runs/nano"), recipe="recipes/nano.py", overrides=[], config=config, seed=0) as run:
+        stage = run.stage("pretrain")
+
+    which writes down how the run ended: finished, stopped (Ctrl-C, exit) or failed.
+    """
+
+    def __init__(self, path: Path, info: RunInfo, *, ours: bool = False) -> None:
+        self.path = path
+        self.info = info
+        self._ours = ours
+
+    @classmethod
+    def create(cls, path: Path, *, recipe: Path | str, overrides: Sequence[str], config: Any, seed: int) -> Self:
+        """Begin a run in a directory that is new or empty."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            resume = f"go on with `steep resume {path}`, or " if (path / "run.json").exists() else ""
+            raise SteepError(f"{path} exists already and is not empty", f"{resume}choose another name with --run")
+        with full_disk_explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+            fsync_directory(path.parent)
+        info = RunInfo(
+            recipe=str(recipe),
+            overrides=tuple(overrides),
+            config=plain(to_json(config)),
+            seed=seed,
+            versions=environment.versions(),
+            git=environment.git(),
+            machine=environment.machine(),
+            created=_now(),
+            status="running",
+            **_process(),
+        )
+        run = cls(path, info, ours=True)
+        write_json(run._file, asdict(info))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Read a run; nothing is written."""
+        if not (path / "run.json").is_file():
+            raise SteepError(f"{path} is not a run: it has no run.json", "`steep runs` lists the runs here")
+        content = read_json(path / "run.json")
+        names = {field.name for field in fields(RunInfo)}
+        if not isinstance(content, dict) or set(content) != names:
+            raise SteepError(
+                f"{path / 'run.json'} was not written by this version of steep", "use the one that made it"
+            )
+        lists = {name: tuple(content[name]) for name in ("overrides", "stages", "resumed")}
+        return cls(path, RunInfo(**(content | lists)))
+
+    def resume(self, config: Any | None = None) -> Self:
+        """Take the run over in this process.
+
+        A SteepError if another process is at it; a ConfigError if `config`, as the recipe gives it now, is not the
+        one that the run began with.
+        """
+        if self.status == "running" and self.info.pid != os.getpid():
+            raise SteepError(f"{self.path} is being run by process {self.info.pid}", "stop that one first")
+        if config is not None:
+            before, now = flat(self.info.config), flat(plain(to_json(config)))
+            changed = [key for key in before | now if before.get(key, ...) != now.get(key, ...)]
+            if changed:
+                raise ConfigError(
+                    f"{self.info.recipe} is not what {self.path} began with: {', '.join(changed)}",
+                    "undo the change, or begin a new run with --run NAME",
+                )
+        entry = {
+            "at": _now(),
+            "versions": environment.versions(),
+            "git": environment.git(),
+            "machine": environment.machine(),
+        }
+        self._ours = True
+        self._write(status="running", error=None, resumed=(*self.info.resumed, entry), **_process())
+        return self
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def status(self) -> RunStatus:
+        """As written, but `interrupted` where the process that was running it is gone.
+
+        Processes of other hosts cannot be seen from here: their runs are what they say.
+        """
+        here = self.info.machine["host"] == platform.node()
+        if self.info.status == "running" and here and not _alive(self.info.pid, self.info.pid_started):
+            return "interrupted"
+        return self.info.status
+
+    def stage(self, name: str) -> Stage:
+        """A stage: entered if this process runs the run, otherwise only read."""
+        path = self.path / name
+        if self._ours:
+            with full_disk_explained(path):
+                path.mkdir(exist_ok=True)
+            if self.info.stage != name:
+                self._write(stage=name, stages=tuple(dict.fromkeys((*self.info.stages, name))))
+        elif name not in self.info.stages:
+            raise SteepError(f"{self.path} has no stage {name}", f"it has: {', '.join(self.info.stages) or 'none yet'}")
+        return Stage(path)
+
+    def stages(self) -> list[Stage]:
+        """All stages that were entered, in order, for reading."""
+        return [Stage(self.path / name) for name in self.info.stages]
+
+    def set_status(self, status: Literal["finished", "stopped", "failed"], error: str | None = None) -> None:
+        """Write down how the run ended; `error` says why it failed."""
+        self._write(status=status, error=error)
+
+    def __enter__(self) -> Self:
+        assert self._ours, "a run that was opened is taken over with resume()"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.set_status("finished")
+        elif issubclass(kind, Exception):
+            self.set_status("failed", f"{kind.__name__}: {error}")
+        else:
+            self.set_status("stopped")
+
+    @property
+    def _file(self) -> Path:
+        return self.path / "run.json"
+
+    def _write(self, **changes: Any) -> None:
+        assert self._ours, "a run that was opened is taken over with resume()"
+        self.info = replace(self.info, **changes)
+        write_json(self._file, asdict(self.info))
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A config tree as `{"rl.optimizer.lr": 3e-4, "rl.loss": "CISPO", ...}`: a class stands at the path of its object.
+
+    Lists of scalars stay whole.
+    """
+    if isinstance(tree, Mapping):
+        leaves: dict[str, Any] = {}
+        for key, value in tree.items():
+            path = prefix if key == "_" else f"{prefix}.{key}" if prefix else key
+            leaves |= flat(value, path)
+        return leaves
+    if isinstance(tree, list) and any(isinstance(item, (Mapping, list)) for item in tree):
+        return {key: leaf for i, item in enumerate(tree) for key, leaf in flat(item, f"{prefix}.{i}").items()}
+    return {prefix: tree}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+
+
+def _alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < SAME_START_S
+    except psutil.AccessDenied:
+        return True
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,186 @@
+"""One stage of a run on disk: its logs, rollouts, checkpoints and result.
+
+runs/nano/rl/metrics.jsonl     a line a step, equal bit for bit between a resumed run and an uninterrupted one
+             timing.jsonl      a line a step, of what depends on the clock
+             rollouts/step-000010.parquet
+             checkpoints/step-000010/
+             model/            the final model, written by whoever made it
+             done.json         the summary; there when the stage is finished
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from steep.runs import checkpoint
+from steep.runs.checkpoint import Checkpoint
+from steep.runs.files import Log, full_disk_explained, read_json, write_atomic, write_json
+
+Metrics = Mapping[str, float | int | str]
+
+AS_JSON = {b"steep": b"json"}
+"""Marks a parquet column whose values are JSON text."""
+
+
+class Stage:
+    """Reads a stage, and writes it for the one process that runs it.
+
+    A training loop owns the step numbers: step k is recorded as k, and a checkpoint of step k is taken before it.
+
+        checkpoint = stage.resume()
+        for step in range(checkpoint.step if checkpoint else 0, num_steps):
+            if due(step, checkpoint_every):
+                stage.save_checkpoint(step, state, weights)
+            stage.record(step, {"reward": 0.5}, timing={"tokens/s": 5100.0})
+        stage.finish({"reward": 0.5})
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics = Log(path / "metrics.jsonl")
+        self._timing = Log(path / "timing.jsonl")
+        self._next_step = 0 if self._metrics.size == 0 else None
+        self._elapsed_s = 0.0
+        """Time that earlier processes spent on the steps that are recorded."""
+        self._started = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def record(self, step: int, metrics: Metrics, timing: Mapping[str, float] | None = None) -> None:
+        """Append one line about a step, the most telling metrics first: listings show those.
+
+        What depends on the clock (seconds, tokens/s) belongs into `timing`.
+        """
+        assert self._next_step is not None, f"{self.path} has steps already: call resume() first"
+        assert step >= self._next_step, f"step {step} is recorded already"
+        elapsed_s = self._elapsed_s + time.monotonic() - self._started
+        self._metrics.append({"step": step, **metrics})
+        self._timing.append({"step": step, "elapsed_s": round(elapsed_s, 3), **(timing or {})})
+        self._next_step = step + 1
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The recorded lines, each with its `step`."""
+        return self._metrics.rows()
+
+    def timing(self) -> list[dict[str, Any]]:
+        """Lines with `step`, `elapsed_s` (time spent on the stage so far, pauses left out) and what was given."""
+        return self._timing.rows()
+
+    @property
+    def last_metrics(self) -> dict[str, Any] | None:
+        return self._metrics.last()
+
+    @property
+    def last_timing(self) -> dict[str, Any] | None:
+        return self._timing.last()
+
+    def log(self, name: str) -> Log:
+        """A further log of the stage, such as `health`; like the others it is cut back on resume."""
+        return Log(self.path / f"{name}.jsonl")
+
+    def save_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Write what was sampled in a step. Values are scalars, strings, arrays or lists of one type, or mappings.
+
+        Mappings are stored as JSON text, because the keys of problems differ from task to task.
+        """
+        path = self._rollout_path(step)
+        columns, fields = [], []
+        for name in dict.fromkeys(name for row in rows for name in row):
+            values = [row.get(name) for row in rows]
+            as_json = any(isinstance(value, Mapping) for value in values)
+            column = pa.array([json.dumps(value) for value in values] if as_json else values)
+            columns.append(column)
+            fields.append(pa.field(name, column.type, metadata=AS_JSON if as_json else None))
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)), buffer, compression="zstd")
+        with full_disk_explained(path):
+            path.parent.mkdir(exist_ok=True)
+        write_atomic(path, buffer.getvalue().to_pybytes())
+        return path
+
+    def rollout_steps(self) -> list[int]:
+        return sorted(int(path.stem.removeprefix("step-")) for path in (self.path / "rollouts").glob("step-*.parquet"))
+
+    def rollouts(self, steps: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
+        """Saved rows with their `step`, of some steps or all; arrays come back as lists."""
+        for step in self.rollout_steps() if steps is None else steps:
+            # The handle is ours, so that reading a step does not start pyarrow's own file system threads.
+            with open(self._rollout_path(step), "rb") as file:
+                table = pq.read_table(file)
+            decoded = [field.name for field in table.schema if field.metadata == AS_JSON]
+            for row in table.to_pylist():
+                yield {"step": step, **row, **{name: json.loads(row[name]) for name in decoded}}
+
+    def _rollout_path(self, step: int) -> Path:
+        return self.path / "rollouts" / f"step-{step:06d}.parquet"
+
+    def save_checkpoint(
+        self, step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], keep: int = 2
+    ) -> Path:
+        """Save what is needed to run `step` and all after it, and how long the logs are now."""
+        assert self._next_step is not None, f"{self.path} has steps already: call resume() first"
+        assert self._next_step <= step, f"a checkpoint of step {step} comes before that step is recorded"
+        for log in self._logs():
+            log.sync()  # their names are synced by save()
+        logs = {log.path.name: log.size for log in self._logs()}
+        return checkpoint.save(self.checkpoints, step, {"logs": logs, "state": dict(state)}, weights, keep)
+
+    def resume(self, report: Callable[[str], None] = checkpoint.log.warning) -> Checkpoint | None:
+        """The newest whole checkpoint, or None; everything recorded after it was taken is dropped.
+
+        The checkpoints that were passed over are told to `report`. Raises a CheckpointError if none is whole.
+        """
+        assert not self.finished, f"{self.path} is finished"
+        loaded = checkpoint.load_latest(self.checkpoints, report)
+        first_step = loaded.step if loaded else 0
+        sizes = loaded.state["logs"] if loaded else {}
+        for log in self._logs():
+            log.truncate(sizes.get(log.path.name, 0))
+        for name, size in sizes.items():
+            if Log(self.path / name).size < size:
+                report(
+                    f"{self.path / name} was longer when step {first_step} was saved: earlier steps are missing in it"
+                )
+        for step in self.rollout_steps():
+            if step >= first_step:
+                self._rollout_path(step).unlink()
+        self._next_step = first_step
+        self._elapsed_s = (self._timing.last() or {}).get("elapsed_s", 0.0)
+        self._started = time.monotonic()
+        return replace(loaded, state=loaded.state["state"]) if loaded else None
+
+    def _logs(self) -> list[Log]:
+        return [Log(path) for path in sorted(self.path.glob("*.jsonl"))]
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the stage as done; the figures in `summary` are what reports quote."""
+        for log in self._logs():
+            log.sync()
+        write_json(self.path / "done.json", {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **summary})
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "done.json").exists()
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What `finish` was given, with the time under `finished`; None before."""
+        return dict(read_json(self.path / "done.json")) if self.finished else None
