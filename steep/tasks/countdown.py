@@ -1,0 +1,296 @@
+"""Countdown: use every number once, with + - * /, to make the target.
+
+Easy to check and, from four numbers on, hard to find: the task on which thinking time is worth most. A thought walks
+random paths: it combines numbers until two are left, tries every operation on those, and compares each result with the
+target in writing (a model that must not write the comparison out claims success at random):
+
+    8-3=5 5*5=25>24 5+5=10<24 5-5=0<24
+    8*5=40 40-3=37>24 ...
+    8*3=24 ...
+
+It never walks a path twice, now and then it slips, notices it and mends it ("8*3=26 no 8*3=24"), and it goes on until
+it has found a solution, however long that takes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from random import Random
+
+from steep.tasks.generated import Generated, split_of
+from steep.types import Demonstration, Message, Problem, Verdict, correct, wrong
+
+LARGEST = 999  # no step of a demonstration goes above it
+
+PHRASINGS = (
+    "Use {numbers} to make {target}.",
+    "Make {target} from {numbers}.",
+    "Can you make {target} with {numbers}?",
+    "The numbers are {numbers}. The target is {target}.",
+    "With {numbers}, how do you get {target}?",
+    "Get {target} from the numbers {numbers}.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    count: int
+    """How many numbers."""
+    largest: int
+    """They are drawn from 1 to this."""
+    low: int
+    high: int
+    """The target lies between these, both included."""
+
+
+LEVELS = {
+    1: Level(count=3, largest=15, low=10, high=99),
+    2: Level(count=3, largest=50, low=10, high=200),
+    3: Level(count=4, largest=10, low=10, high=99),
+    4: Level(count=4, largest=25, low=50, high=200),
+    5: Level(count=5, largest=25, low=50, high=500),
+    6: Level(count=6, largest=50, low=100, high=999),
+}
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A number at hand and the expression it came from."""
+
+    value: int
+    text: str
+
+    @property
+    def as_part(self) -> str:
+        return self.text if self.text.isdigit() else f"({self.text})"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on two operands, the larger first."""
+
+    left: Operand
+    sign: str
+    right: Operand
+    value: int
+
+    def __str__(self) -> str:
+        return f"{self.left.value}{self.sign}{self.right.value}={self.value}"
+
+    @property
+    def result(self) -> Operand:
+        return Operand(self.value, f"{self.left.as_part}{self.sign}{self.right.as_part}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Countdown(Generated):
+    levels: tuple[int, ...] = (1,)
+    """1 and 2: three numbers; 3 and 4: four; 5: five; 6: six. Larger numbers and targets within a pair."""
+    slips: float = 0.1
+    """Share of demonstrations with a wrong result that is noticed and mended."""
+    max_paths: int = 400
+    """A demonstration gives up after so many paths and ends with its thought unfinished (levels 3 and up)."""
+
+    @property
+    def name(self) -> str:
+        return "countdown"
+
+    def make(self, level: int, rng: Random) -> Problem:
+        shape = LEVELS[level]
+        while True:
+            numbers = [rng.randint(1, shape.largest) for _ in range(shape.count)]
+            pool = [Operand(n, str(n)) for n in numbers]
+            while len(pool) > 1:
+                pool = combine(pool, random_step(pool, rng))
+            target = pool[0].value
+            if shape.low <= target <= shape.high:
+                break
+        identity = f"countdown/{' '.join(map(str, sorted(numbers)))}={target}"
+        listed = ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}"
+        text = rng.choice(PHRASINGS).format(numbers=listed, target=target)
+        return Problem(
+            id=identity,
+            task=self.name,
+            split=split_of(identity),
+            level=level,
+            prompt=(Message(role="user", content=text),),
+            key={"numbers": numbers, "target": target},
+        )
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        target, numbers = problem.key["target"], sorted(problem.key["numbers"])
+        expression, _, claimed = answer.strip().rstrip(".").partition("=")
+        if claimed and claimed.strip() != str(target):
+            return wrong(f"says {claimed.strip()[:20]} where the target is {target}")
+        try:
+            value, used = evaluate(expression)
+        except ValueError as error:
+            return wrong(str(error))
+        if sorted(used) != numbers:
+            return wrong(f"uses {sorted(used)} where the numbers are {numbers}")
+        if value != target:
+            return wrong(f"makes {value} where the target is {target}")
+        return correct()
+
+    def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
+        target = problem.key["target"]
+        slip_at = rng.randrange(1, 12) if rng.random() < self.slips else 0  # number of the step that slips
+        written = 0
+
+        def write(step: Step) -> str:
+            nonlocal written
+            written += 1
+            if written != slip_at:
+                return str(step)
+            false = max(step.value + rng.choice((-10, -2, -1, 1, 2, 10)), 0)
+            return f"{step.left.value}{step.sign}{step.right.value}={false} no {step}"
+
+        start = [Operand(n, str(n)) for n in problem.key["numbers"]]
+        lines: list[str] = []
+        walked: set[tuple[str, ...]] = set()
+        while len(walked) < self.max_paths:
+            path, pool = walk(start, rng)
+            if tuple(map(str, path)) in walked:
+                if len(path) == 1 and len(walked) >= count_paths(start):
+                    break
+                continue
+            walked.add(tuple(map(str, path)))
+            line = [write(step) for step in path]
+            last = operations(*pool)
+            rng.shuffle(last)
+            for step in last:
+                relation = "<" if step.value < target else ">" if step.value > target else "="
+                line.append(f"{write(step)}{relation}{target}")
+                if step.value == target:
+                    return Demonstration(thought="\n".join([*lines, " ".join(line)]), answer=step.result.text)
+            lines.append(" ".join(line))
+        return Demonstration(thought="\n".join(lines), answer="")
+
+    def documents(self, rng: Random) -> str:
+        """A line of steps and comparisons, as they occur in thoughts."""
+        parts = []
+        for _ in range(6):
+            step = random_step([Operand(rng.randint(1, rng.choice((15, 50, 99))), "") for _ in range(2)], rng)
+            near = max(step.value + rng.randint(-9, 9), 0)
+            other = rng.choice((rng.randint(10, 99), rng.randint(1, LARGEST), step.value, near))
+            relation = "<" if step.value < other else ">" if step.value > other else "="
+            parts.append(f"{step}{relation}{other}" if rng.random() < 0.7 else str(step))
+        return " ".join(parts)
+
+    def examples(self) -> Sequence[tuple[Problem, str, Verdict]]:
+        problem = Problem(
+            id="countdown/3 5 8=25",
+            task=self.name,
+            split="train",
+            level=1,
+            prompt=(Message(role="user", content="Use 3, 5 and 8 to make 25."),),
+            key={"numbers": [3, 5, 8], "target": 25},
+        )
+        good = ("(8-3)*5", "5*(8-3)", " ( 8 - 3 ) * 5 = 25. ", "(8−3)×5")
+        bad = ("", "25", "8*3+5", "(8-3)*5*1", "(8-3)*5=24", "5*5", "(8-3)**5", "8-3)*5", "(8-3)*5;x()", "5/(8-8)")
+        return [(problem, a, correct()) for a in good] + [(problem, a, wrong("")) for a in bad]
+
+
+def operations(a: Operand, b: Operand) -> list[Step]:
+    """What can be done with two numbers: results are whole, not negative, and at most LARGEST."""
+    if a.value < b.value:
+        a, b = b, a
+    steps = [Step(a, "+", b, a.value + b.value), Step(a, "-", b, a.value - b.value), Step(a, "*", b, a.value * b.value)]
+    if b.value > 1 and a.value % b.value == 0:
+        steps.append(Step(a, "/", b, a.value // b.value))
+    return [s for s in steps if s.value <= LARGEST]
+
+
+def random_step(pool: Sequence[Operand], rng: Random) -> Step:
+    while True:
+        steps = operations(*rng.sample(pool, 2))
+        if steps:
+            return rng.choice(steps)
+
+
+def combine(pool: Sequence[Operand], step: Step) -> list[Operand]:
+    """The numbers at hand after a step: its operands are spent, its result is new."""
+    rest = list(pool)
+    for spent in (step.left, step.right):
+        rest.remove(spent)
+    return [*rest, step.result]
+
+
+def walk(pool: Sequence[Operand], rng: Random) -> tuple[list[Step], list[Operand]]:
+    """Random steps until two numbers are left."""
+    path: list[Step] = []
+    rest = list(pool)
+    while len(rest) > 2:
+        path.append(random_step(rest, rng))
+        rest = combine(rest, path[-1])
+    return path, rest
+
+
+def count_paths(pool: Sequence[Operand]) -> int:
+    """How many different paths three numbers have."""
+    pairs = [(a, b) for i, a in enumerate(pool) for b in pool[:i]]
+    return len({str(step) for a, b in pairs for step in operations(a, b)})
+
+
+def evaluate(expression: str) -> tuple[Fraction, list[int]]:
+    """Exact value of an expression over whole numbers, and the numbers it uses. A ValueError says what is wrong."""
+    tokens = list(_tokens(expression))
+    used: list[int] = []
+    at = 0
+
+    def take() -> str:
+        nonlocal at
+        at += 1
+        return tokens[at - 1] if at <= len(tokens) else ""
+
+    def peek() -> str:
+        return tokens[at] if at < len(tokens) else ""
+
+    def factor(depth: int) -> Fraction:
+        token = take()
+        if token.isdigit():
+            used.append(int(token))
+            return Fraction(int(token))
+        if token == "(" and depth < 50:
+            value = total(depth + 1)
+            if take() != ")":
+                raise ValueError("a bracket is not closed")
+            return value
+        raise ValueError(f"a number is missing before {token!r}" if token else "the expression ends too early")
+
+    def product(depth: int) -> Fraction:
+        value = factor(depth)
+        while peek() in ("*", "/"):
+            sign, right = take(), factor(depth)
+            if sign == "/" and right == 0:
+                raise ValueError("divides by zero")
+            value = value * right if sign == "*" else value / right
+        return value
+
+    def total(depth: int) -> Fraction:
+        value = product(depth)
+        while peek() in ("+", "-"):
+            value = value + product(depth) if take() == "+" else value - product(depth)
+        return value
+
+    value = total(0)
+    if peek():
+        raise ValueError(f"{peek()!r} is out of place")
+    return value, used
+
+
+def _tokens(expression: str) -> Iterator[str]:
+    text = expression.replace("×", "*").replace("÷", "/").replace("−", "-")
+    at = 0
+    while at < len(text):
+        start = at
+        if text[at].isspace():
+            at += 1
+            continue
+        while at < len(text) and text[at] in "0123456789" and at - start < 9:
+            at += 1
+        if at == start:
+            if text[at] not in "+-*/()":
+                raise ValueError(f"{text[at]!r} has no place in an expression")
+            at += 1
+        yield text[start:at]

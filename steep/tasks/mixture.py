@@ -1,0 +1,49 @@
+"""Several tasks in one stream, with weights."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from steep.errors import ConfigError
+from steep.types import Demonstrator, Problem, Split, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A task's part of a mixture."""
+
+    task: Demonstrator
+    weight: float = 1.0
+    """Relative to the other shares."""
+
+
+def by_name(shares: Sequence[Share]) -> Mapping[str, Demonstrator]:
+    """The tasks of a mixture. Two of one name are an error: a problem could not say which verifies it."""
+    tasks: dict[str, Demonstrator] = {}
+    for share in shares:
+        if share.task.name in tasks:
+            raise ConfigError(f"two tasks of the mixture are called {share.task.name!r}", "give one task more levels")
+        tasks[share.task.name] = share.task
+    return tasks
+
+
+def numbered(shares: Sequence[Share], split: Split, seed: int, start: int = 0) -> Iterator[tuple[int, Problem]]:
+    """Problems number `start`, `start + 1`, ... of the mixture: number alone decides task, level and problem."""
+    number = start
+    while True:
+        rng = Random(f"mixture/{split}/{seed}/{number}")
+        task = rng.choices([s.task for s in shares], [s.weight for s in shares])[0]
+        yield number, next(task.problems(split, seed, level=rng.choice(task.levels), start=number))
+        number += 1
+
+
+def distinct(task: Task, split: Split, count: int, seed: int = 0, level: int | None = None) -> list[Problem]:
+    """The first `count` different problems of a split; fewer where a level has no more."""
+    found: dict[str, Problem] = {}
+    repeats = 0
+    for problem in task.problems(split, seed, level):
+        repeats = repeats + 1 if problem.id in found else 0
+        found.setdefault(problem.id, problem)
+        if len(found) == count or repeats > 2000:
+            break
+    return list(found.values())
