@@ -1,0 +1,201 @@
+"""Compiles `kernels.cpp` at first use, keeps the library in a cache, and hands it out; None where that cannot be.
+
+The library knows neither torch's headers nor its ABI: it gets raw pointers, and torch's threads through the C function
+`torch_parallel_for` of torch's stable interface. So one compiler call is the whole build. It is named after a hash of
+the source and of the compiler's predefined macros (which tell its version and every feature of the processor), tried
+in a process of its own, and renamed into place last: a cache may be shared by different hosts and by runs that start
+at once.
+
+STEEP_KERNELS=0 turns the kernels off; CXX names a compiler; STEEP_CACHE moves the cache.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC"]
+PROCESSOR_FLAGS = ["-march=native", "-mcpu=native"]  # some compilers know only one of them
+TIMEOUT_S = 120
+
+# One letter an argument: i int64, f float, p pointer. Those that return a bool say whether indices were in range.
+SIGNATURES: dict[str, tuple[str, type[ctypes.c_bool] | None]] = {
+    "rms_norm": ("iifppp", None),
+    "rms_norm_backward": ("iifppppp", None),
+    "rope_norm": ("iiiifppppppippp", ctypes.c_bool),
+    "rope_norm_backward": ("iiiifppppppppppp", None),
+    "silu_mul": ("iipp", None),
+    "silu_mul_backward": ("iippp", None),
+    "packed_attention": ("ipiiippppp", None),
+    "packed_attention_backward": ("ipiiippppppppp", None),
+    "decode_attention": ("iiiiippppppp", ctypes.c_bool),
+    "token_logprobs": ("iippppp", ctypes.c_bool),
+    "token_logprobs_backward": ("iippppp", None),
+}
+LETTERS: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
+SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}  # of a kernel for this storage type
+
+# Run on a new library before anyone else sees it: a wrong one may crash. Attention to equal values gives that value.
+TRIAL = """
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+tokens, heads, size = 37, 2, 24
+offsets = (ctypes.c_int64 * 2)(0, tokens)
+ones = (ctypes.c_float * (tokens * heads * size))(*[1.0] * (tokens * heads * size))
+out, lse = (ctypes.c_float * len(ones))(), (ctypes.c_float * (tokens * heads))()
+i, p = ctypes.c_int64, ctypes.c_void_p
+attention = ctypes.CFUNCTYPE(None, i, p, i, i, i, p, p, p, p, p)(p.in_dll(library, "packed_attention_f32").value)
+attention(1, offsets, heads, heads, size, ones, ones, ones, out, lse)
+sys.exit(max(abs(x - 1) for x in out) > 1e-5)
+"""
+
+
+class BuildError(Exception):
+    """Why there are no compiled kernels; the message ends up in one warning."""
+
+
+def cache_directory() -> Path:
+    if "STEEP_CACHE" in os.environ:
+        return Path(os.environ["STEEP_CACHE"])
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "steep"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steep"
+
+
+def run(command: list[str]) -> str:
+    """The standard output of a command; a BuildError with its last words if it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} did not run ({error})") from error
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise BuildError(f"{command[0]} failed with status {done.returncode} ({last})")
+    return done.stdout
+
+
+def find_compiler() -> list[str]:
+    if os.environ.get("CXX"):
+        return shlex.split(os.environ["CXX"])
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if found is None:
+        raise BuildError("no C++ compiler found (install g++ or clang++, or set CXX)")
+    return [found]
+
+
+def describe_target(compiler: list[str]) -> tuple[str, str]:
+    """The flag that compiles for this processor, and the macros that it predefines."""
+    failure = BuildError()
+    for flag in PROCESSOR_FLAGS:
+        try:
+            return flag, run([*compiler, flag, "-dM", "-E", "-x", "c++", os.devnull])
+        except BuildError as error:
+            failure = error
+    raise failure
+
+
+def build() -> Path:
+    """The compiled library of this source, compiler and processor, made now unless it is in the cache."""
+    compiler = find_compiler()
+    processor_flag, macros = describe_target(compiler)
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), macros, *FLAGS, processor_flag]).encode()).hexdigest()[:16]
+    library = cache_directory() / f"kernels-{key}.so"
+    if library.exists():
+        return library
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="kernels-", suffix=".tmp", dir=library.parent)
+    except OSError as error:
+        raise BuildError(f"the cache cannot be written ({error}; STEEP_CACHE moves it)") from error
+    os.close(handle)
+    try:
+        run([*compiler, *FLAGS, processor_flag, "-o", name, str(SOURCE)])
+        run([sys.executable, "-c", TRIAL, name])
+        os.replace(name, library)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return library
+
+
+def torch_threads() -> ctypes.c_void_p | None:
+    """Torch's own parallel loop, or None (then the kernels run on one thread) where its library has no such symbol."""
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"))
+        return ctypes.cast(library.torch_parallel_for, ctypes.c_void_p)
+    except (OSError, AttributeError):
+        return None
+
+
+@functools.cache
+def attempt() -> tuple[ctypes.CDLL | None, str]:
+    """The loaded library or None, and a line on it for people; builds at most once a process."""
+    if os.environ.get("STEEP_KERNELS") == "0":
+        return None, "off (STEEP_KERNELS=0)"
+    try:
+        path = build()
+        library = ctypes.CDLL(str(path))
+    except (BuildError, OSError) as error:
+        log.warning("steep runs without its compiled kernels, several times slower on a CPU: %s", error)
+        return None, f"torch fallback: {error}"
+    library.lanes.restype, library.use_threads.argtypes = ctypes.c_int64, [ctypes.c_void_p]
+    threads = torch_threads()
+    library.use_threads(threads)
+    bits, shared = 32 * library.lanes(), "torch's threads" if threads else "one thread"
+    return library, f"compiled, {bits}-bit vectors, {shared} ({path})"
+
+
+@functools.cache
+def kernel(name: str, *dtypes: torch.dtype) -> Callable[..., Any]:
+    """A function of the library, for tensors stored in these types. The library exports pointers to its functions."""
+    library, reason = attempt()
+    if library is None:
+        raise RuntimeError(f"no compiled kernels: {reason}")
+    letters, result = SIGNATURES[name]
+    symbol = "_".join([name, *(SUFFIXES[dtype] for dtype in dtypes)])
+    address = ctypes.c_void_p.in_dll(library, symbol).value
+    assert address is not None
+    arguments = [LETTERS[letter] for letter in letters]
+    return ctypes.CFUNCTYPE(result, *arguments)(address)
+
+
+def library_for(*tensors: Tensor) -> ctypes.CDLL | None:
+    """The compiled kernels if they can take tensors of this kind: on the CPU, in fp32 or bf16."""
+    for tensor in tensors:
+        if tensor.device.type != "cpu" or tensor.dtype not in SUFFIXES:
+            return None
+    return attempt()[0]
+
+
+def status() -> str:
+    """One line on the kernels: compiled and how, or why not. Builds them if that is still to be done."""
+    return attempt()[1]
+
+
+def tune_allocator() -> bool:
+    """Keep freed memory in the process, so that large tensors do not cost page faults at every step; at start.
+
+    Training gets up to 1.7 times as fast for it, and resident memory stays at its peak. Does something only with glibc;
+    says whether it did.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_* of malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, 2**31 - 1), mallopt(top_pad, 2**28)])

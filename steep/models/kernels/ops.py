@@ -1,0 +1,383 @@
+"""The fused operations: each runs compiled on CPU tensors in fp32 or bf16, and in plain torch everywhere else.
+
+Both ways give the same numbers to rounding. The compiled one computes in fp32 whatever the storage, gives bitwise the
+same results at every call and number of threads, and those of a row or sequence do not depend on its neighbours.
+
+Shapes in names: N tokens, D size, H query heads, K key and value heads, E head size, B rows of a cache, T trained
+tokens, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from steep.models.kernels.build import kernel, library_for
+
+
+def compiled(*tensors: Tensor) -> bool:
+    """Whether operations on such tensors run compiled: there is a library, and they are on the CPU in fp32 or bf16."""
+    return library_for(*tensors) is not None
+
+
+def call(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call a kernel with tensors as pointers; holding the tensors here keeps their memory until it returns."""
+    return function(*(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
+
+
+def differentiable(function: type[torch.autograd.Function], *arguments: object) -> Any:
+    return function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch leaves it without types
+
+
+def as_floats(x: Tensor | None) -> Tensor | None:
+    """Weights as the kernels read them."""
+    return None if x is None else x.detach().float().contiguous()
+
+
+# --- RMSNorm ---------------------------------------------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x [..., D] over the root of its mean square, times the weight; in x's dtype."""
+    if not compiled(x):
+        return functional.rms_norm(x, weight_D.shape, weight_D.to(x.dtype), eps)
+    result: Tensor = differentiable(RMSNorm, x, weight_D, eps)
+    return result
+
+
+class RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        size = len(weight_D)
+        call(kernel("rms_norm", x.dtype), x.numel() // size, size, eps, x, as_floats(weight_D), y)
+        ctx.save_for_backward(x, weight_D)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_D = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x, grad_weight_D = torch.empty_like(x), torch.empty_like(weight_D, dtype=torch.float32)
+        size = len(weight_D)
+        call(
+            kernel("rms_norm_backward", x.dtype),
+            *(x.numel() // size, size, ctx.eps, x, as_floats(weight_D), grad, grad_x, grad_weight_D),
+        )
+        return grad_x, grad_weight_D.to(weight_D.dtype), None
+
+
+# --- QK norm and RoPE ------------------------------------------------------------------------------------------------
+
+
+def rope_norm(
+    qkv: Tensor,
+    q_weight_E: Tensor | None,
+    k_weight_E: Tensor | None,
+    eps: float,
+    cos_PE: Tensor,
+    sin_PE: Tensor,
+    positions_N: Tensor,
+    heads: int,
+    kv_heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split rows qkv [N, (H + 2K) * E] into q_NHE, k_NKE, v_NKE; RMSNorm q and k where there is a weight; rotate them.
+
+    cos and sin are fp32 tables over all P positions; rotated are halves (as in Llama's Hugging Face weights).
+    """
+    if compiled(qkv):
+        q, k, v = differentiable(
+            RopeNorm, qkv, q_weight_E, k_weight_E, eps, cos_PE, sin_PE, positions_N, heads, kv_heads
+        )
+        return q, k, v
+    cos, sin = (table[positions_N].unsqueeze(1).to(qkv.dtype) for table in (cos_PE, sin_PE))
+    heads_NXE = qkv.reshape(len(qkv), heads + 2 * kv_heads, -1)
+    q, k, v = torch.split(heads_NXE, [heads, kv_heads, kv_heads], dim=1)
+    q = q if q_weight_E is None else rms_norm(q, q_weight_E, eps)
+    k = k if k_weight_E is None else rms_norm(k, k_weight_E, eps)
+    return rotate(q, cos, sin), rotate(k, cos, sin), v.contiguous()
+
+
+def rotate(x_NHE: Tensor, cos_N1E: Tensor, sin_N1E: Tensor) -> Tensor:
+    low, high = x_NHE.chunk(2, -1)
+    return x_NHE * cos_N1E + torch.cat([-high, low], -1) * sin_N1E
+
+
+class RopeNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        q_weight_E: Tensor | None,
+        k_weight_E: Tensor | None,
+        eps: float,
+        cos_PE: Tensor,
+        sin_PE: Tensor,
+        positions_N: Tensor,
+        heads: int,
+        kv_heads: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, limit, size = len(qkv), len(cos_PE), cos_PE.shape[1]
+        if qkv.shape != (tokens, (heads + 2 * kv_heads) * size) or positions_N.shape != (tokens,):
+            raise ValueError(f"{tuple(qkv.shape)} is not [N, (H + 2K) * E] of {len(positions_N)} positions")
+        qkv, positions_N = qkv.contiguous(), positions_N.long().contiguous()
+        cos_PE, sin_PE = cos_PE.float().contiguous(), sin_PE.float().contiguous()
+        q, k, v = (qkv.new_empty(tokens, count, size) for count in (heads, kv_heads, kv_heads))
+        valid = call(
+            kernel("rope_norm", qkv.dtype),
+            *(tokens, heads, kv_heads, size, eps, qkv, as_floats(q_weight_E), as_floats(k_weight_E)),
+            *(cos_PE, sin_PE, positions_N, limit, q, k, v),
+        )
+        if not valid:
+            raise IndexError(f"a position is not in [0, {limit})")
+        ctx.save_for_backward(qkv, q_weight_E, k_weight_E, cos_PE, sin_PE, positions_N)
+        ctx.shape = (tokens, heads, kv_heads, size, eps)
+        return q, k, v
+
+    @staticmethod
+    def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, q_weight_E, k_weight_E, cos_PE, sin_PE, positions_N = ctx.saved_tensors
+        grad_qkv = torch.empty_like(qkv)
+        grad_weights = torch.empty(2, cos_PE.shape[1])
+        call(
+            kernel("rope_norm_backward", qkv.dtype),
+            *(*ctx.shape, qkv, as_floats(q_weight_E), as_floats(k_weight_E), cos_PE, sin_PE, positions_N),
+            *(grad_q.contiguous(), grad_k.contiguous(), grad_v.contiguous(), grad_qkv, grad_weights),
+        )
+        grad_q_weight, grad_k_weight = (
+            None if weight is None else grad.to(weight.dtype)
+            for weight, grad in zip((q_weight_E, k_weight_E), grad_weights, strict=True)
+        )
+        return grad_qkv, grad_q_weight, grad_k_weight, None, None, None, None, None, None
+
+
+# --- the gate of the MLP ---------------------------------------------------------------------------------------------
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, [..., F], of gate and up side by side, [..., 2 * F]."""
+    if not compiled(gate_up):
+        gate, up = gate_up.chunk(2, -1)
+        return functional.silu(gate) * up
+    result: Tensor = differentiable(SiluMul, gate_up)
+    return result
+
+
+class SiluMul(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate_up = gate_up.contiguous()
+        size = gate_up.shape[-1] // 2
+        y = gate_up.new_empty(*gate_up.shape[:-1], size)
+        call(kernel("silu_mul", gate_up.dtype), y.numel() // size, size, gate_up, y)
+        ctx.save_for_backward(gate_up)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        grad, grad_gate_up = grad.contiguous(), torch.empty_like(gate_up)
+        rows, size = grad.numel() // grad.shape[-1], grad.shape[-1]
+        call(kernel("silu_mul_backward", gate_up.dtype), rows, size, gate_up, grad, grad_gate_up)
+        return grad_gate_up
+
+
+# --- attention over packed sequences ---------------------------------------------------------------------------------
+
+
+def packed_attention(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, offsets: Tensor) -> Tensor:
+    """Causal attention within each of S sequences that lie one after another, from offsets[s] to offsets[s + 1].
+
+    Scores are scaled by E ** -0.5; query heads share key heads in consecutive groups of H / K. `offsets` is int64
+    [S + 1] on the CPU.
+    """
+    bounds = offsets.tolist()
+    if bounds[0] != 0 or bounds[-1] != len(q_NHE) or bounds != sorted(bounds):
+        raise ValueError(f"offsets do not rise from 0 to the {len(q_NHE)} tokens")
+    if compiled(q_NHE, k_NKE, v_NKE):
+        result: Tensor = differentiable(PackedAttention, q_NHE, k_NKE, v_NKE, offsets)
+        return result
+    lengths = offsets.diff().tolist()
+    parts = zip(*(torch.split(x.transpose(0, 1), lengths, dim=1) for x in (q_NHE, k_NKE, v_NKE)), strict=True)
+    attend = functional.scaled_dot_product_attention
+    mixed = [attend(q, k, v, is_causal=True, enable_gqa=True) for q, k, v in parts]
+    return torch.cat(mixed, dim=1).transpose(0, 1).contiguous()
+
+
+class PackedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, offsets: Tensor) -> Tensor:
+        tokens, heads, size = q_NHE.shape
+        kv_heads = k_NKE.shape[1]
+        if not q_NHE.dtype == k_NKE.dtype == v_NKE.dtype:
+            raise TypeError(f"queries, keys and values differ in dtype: {q_NHE.dtype}, {k_NKE.dtype}, {v_NKE.dtype}")
+        if heads % kv_heads or not k_NKE.shape == v_NKE.shape == (tokens, kv_heads, size):
+            raise ValueError(f"{tuple(q_NHE.shape)} and {tuple(k_NKE.shape)} are not queries and keys of one batch")
+        q_NHE, k_NKE, v_NKE, offsets = (x.contiguous() for x in (q_NHE, k_NKE, v_NKE, offsets))
+        out_NHE, lse_NH = torch.empty_like(q_NHE), torch.empty(tokens, heads)
+        ctx.shape = (len(offsets) - 1, offsets, heads, kv_heads, size)
+        call(kernel("packed_attention", q_NHE.dtype), *ctx.shape, q_NHE, k_NKE, v_NKE, out_NHE, lse_NH)
+        ctx.save_for_backward(q_NHE, k_NKE, v_NKE, out_NHE, lse_NH)
+        return out_NHE
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        grads = [torch.empty_like(x) for x in saved[:3]]
+        call(kernel("packed_attention_backward", grad.dtype), *ctx.shape, *saved, grad.contiguous(), *grads)
+        return *grads, None
+
+
+# --- attention over a cache ------------------------------------------------------------------------------------------
+#
+# A cache holds keys as [rows, K, blocks, E, lanes] and values as [rows, K, blocks, lanes, E], in tensors of one shape.
+# Compiled, `lanes` is the width of a vector: the kernel reads W keys' scores in one vector and each byte once. In plain
+# torch there is one block as long as the row: the layout that a batched product reads best. E is rounded up to `lanes`.
+
+
+def cache_shape(
+    rows: int, kv_heads: int, length: int, head_size: int, device: torch.device | str = "cpu"
+) -> tuple[int, int, int, int, int]:
+    """The shape of the keys, and of the values, that `decode_attention` reads: rows of up to `length` tokens.
+
+    Fill a new cache with zeros: unused memory is read, and 0 * NaN is NaN.
+    """
+    library = library_for(torch.empty(0, device=device))
+    if library is None:
+        return rows, kv_heads, 1, head_size, length
+    lanes: int = library.lanes()
+    return rows, kv_heads, -(-length // lanes), -(-head_size // lanes) * lanes, lanes
+
+
+def as_values(store: Tensor) -> Tensor:
+    """The same memory as [..., blocks, lanes, E]."""
+    return store.view(*store.shape[:-2], store.shape[-1], store.shape[-2])
+
+
+def put_prefix(store_keys: Tensor, store_values: Tensor, row: int, keys: Tensor, values: Tensor) -> None:
+    """Start a row with the keys and values [..., K, P, E] of P tokens; stores are [..., *cache_shape]."""
+    wide, lanes = store_keys.shape[-2:]
+    length, size = keys.shape[-2:]
+    blocks = -(-length // lanes)
+
+    def in_blocks(x: Tensor) -> Tensor:
+        padded = functional.pad(x, (0, wide - size, 0, blocks * lanes - length))
+        return padded.reshape(*x.shape[:-2], blocks, lanes, wide)
+
+    store_keys[..., row, :, :blocks, :, :] = in_blocks(keys).transpose(-1, -2)
+    as_values(store_values)[..., row, :, :blocks, :, :] = in_blocks(values)
+
+
+def move_row(store: Tensor, source: int, target: int, length: int) -> None:
+    """Copy the first `length` tokens of a row onto another; keys and values alike, stores are [..., *cache_shape]."""
+    blocks = -(-length // store.shape[-1])
+    store[..., target, :, :blocks, :, :] = store[..., source, :, :blocks, :, :]
+
+
+def decode_attention(
+    q_BHE: Tensor,
+    k_BKE: Tensor,
+    v_BKE: Tensor,
+    store_keys: Tensor,
+    store_values: Tensor,
+    positions_B: Tensor,
+    longest: int | None = None,
+) -> Tensor:
+    """Store k and v at each row's position, then attend from q over positions 0 to that one.
+
+    The B rows are the store's first ones. `longest` bounds positions + 1; only plain torch needs it, and asks the
+    device where it is None.
+    """
+    rows, heads, size = q_BHE.shape
+    kv_heads = k_BKE.shape[1]
+    capacity, _, blocks, _, lanes = store_keys.shape
+    library = library_for(q_BHE, store_keys, store_values)
+    if library is None or lanes != library.lanes():
+        return plain_decode_attention(q_BHE, k_BKE, v_BKE, store_keys, store_values, positions_B, longest)
+    if not q_BHE.dtype == k_BKE.dtype == v_BKE.dtype or store_keys.dtype != store_values.dtype:
+        raise TypeError("queries, keys and values differ in dtype, or the stored keys and values do")
+    expected = (capacity, kv_heads, blocks, -(-size // lanes) * lanes, lanes)
+    if not store_keys.shape == store_values.shape == expected or rows > capacity or heads % kv_heads:
+        raise ValueError(f"a store {tuple(store_keys.shape)} is not for {rows} rows of keys {tuple(k_BKE.shape[1:])}")
+    if not (store_keys.is_contiguous() and store_values.is_contiguous()):
+        raise ValueError("stored keys and values must be contiguous")
+    q_BHE, k_BKE, v_BKE, positions_B = q_BHE.contiguous(), k_BKE.contiguous(), v_BKE.contiguous(), positions_B.long()
+    out_BHE = torch.empty_like(q_BHE)
+    valid = call(
+        kernel("decode_attention", q_BHE.dtype, store_keys.dtype),
+        *(rows, heads, kv_heads, size, blocks),
+        *(q_BHE, k_BKE, v_BKE, store_keys, store_values, positions_B.contiguous(), out_BHE),
+    )
+    if not valid:
+        raise IndexError(f"a position is not in [0, {blocks * lanes})")
+    return out_BHE
+
+
+def plain_decode_attention(
+    q_BHE: Tensor,
+    k_BKE: Tensor,
+    v_BKE: Tensor,
+    store_keys: Tensor,
+    store_values: Tensor,
+    positions_B: Tensor,
+    longest: int | None,
+) -> Tensor:
+    rows, heads, size = q_BHE.shape
+    kv_heads, lanes = k_BKE.shape[1], store_keys.shape[-1]
+    longest = int(positions_B.max()) + 1 if longest is None else longest
+    blocks = -(-longest // lanes)
+    indices = torch.arange(rows, device=positions_B.device)
+    store_values = as_values(store_values)
+    store_keys[indices, :, positions_B // lanes, :size, positions_B % lanes] = k_BKE.to(store_keys.dtype)
+    store_values[indices, :, positions_B // lanes, positions_B % lanes, :size] = v_BKE.to(store_values.dtype)
+    keys = store_keys[:rows, :, :blocks].transpose(2, 3).flatten(3)[:, :, :size, :longest].flatten(0, 1)
+    values = store_values[:rows, :, :blocks].flatten(2, 3)[:, :, :longest, :size].flatten(0, 1)
+    # Batched matrix products, never SDPA: with one query a row it is several times slower on a CPU.
+    q = (q_BHE * size**-0.5).to(keys.dtype).reshape(rows * kv_heads, heads // kv_heads, size)
+    scores = torch.bmm(q, keys).float().view(rows, heads, longest)
+    ahead_BT = torch.arange(longest, device=positions_B.device) > positions_B[:, None]
+    weights = scores.masked_fill_(ahead_BT[:, None], -torch.inf).softmax(-1).to(values.dtype)
+    mixed = torch.bmm(weights.view(rows * kv_heads, heads // kv_heads, longest), values)
+    return mixed.view(rows, heads, size).to(q_BHE.dtype)
+
+
+# --- log-probabilities -----------------------------------------------------------------------------------------------
+
+
+def token_logprobs(logits_TV: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-probability of each target and, without gradient, the entropy of each distribution; nats, fp32."""
+    if compiled(logits_TV):
+        logprobs_T, entropy_T = differentiable(TokenLogprobs, logits_TV, targets_T)
+        return logprobs_T, entropy_T
+    all_TV = logits_TV.float().log_softmax(-1)
+    with torch.no_grad():
+        entropy_T = torch.special.entr(all_TV.exp()).sum(-1)
+    return all_TV.gather(-1, targets_T[:, None]).squeeze(-1), entropy_T
+
+
+class TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_TV: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
+        rows, size = logits_TV.shape
+        if targets_T.shape != (rows,):
+            raise ValueError(f"{tuple(targets_T.shape)} is not one target for each of {rows} rows of logits")
+        logits_TV, targets_T = logits_TV.contiguous(), targets_T.long().contiguous()
+        logprobs_T, entropy_T, lse_T = (torch.empty(rows) for _ in range(3))
+        function = kernel("token_logprobs", logits_TV.dtype)
+        if not call(function, rows, size, logits_TV, targets_T, logprobs_T, entropy_T, lse_T):
+            raise IndexError(f"a target is not in [0, {size})")
+        ctx.save_for_backward(logits_TV, targets_T, lse_T)
+        ctx.mark_non_differentiable(entropy_T)
+        return logprobs_T, entropy_T
+
+    @staticmethod
+    def backward(ctx: Any, grad_T: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        logits_TV, targets_T, lse_T = ctx.saved_tensors
+        grad_TV = torch.empty_like(logits_TV)
+        function = kernel("token_logprobs_backward", logits_TV.dtype)
+        call(function, *logits_TV.shape, logits_TV, targets_T, lse_T, grad_T.contiguous(), grad_TV)
+        return grad_TV, None
