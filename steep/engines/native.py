@@ -1,0 +1,407 @@
+"""The native engine: continuous batching over one cache, with thinking budgets kept inside the sampler.
+
+    submit -> waiting jobs -> prefill (a prompt once, however many samples) -> rows of the cache -> decode -> rollouts
+
+One `step` starts what fits, decodes one token in every active row, and retires the rows that are done. Whoever waits
+for a future drives the engine; there is no thread behind it. What happens to a row is decided by token ids alone,
+beginning after the prompt, so nothing a user writes can change it.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steep.engines.cache import Cache, Decode, Prefill
+from steep.engines.sampling import draw, uniforms
+from steep.errors import SteepError
+from steep.models.attention import packed_positions
+from steep.models.transformer import Transformer
+from steep.models.weights import digest
+from steep.types import Receipt, Request, Rollout, Stop, Token
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PREFILL_TOKENS = 8192  # prompts prefilled together hold at most so many tokens, to bound memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeConfig:
+    """How much the engine holds at once."""
+
+    rows: int = 256
+    """Sequences decoded together."""
+    context: int = 1024
+    """Tokens a row can hold, prompt and response; at most the model's own context."""
+    dtype: str = "float32"
+    """`float32` or `bfloat16`: weights and cache. The head is fp32 either way."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A request under way."""
+
+    request: Request
+    future: "Pending"
+    sink: deque[Token] | None = None
+    started: int = 0
+    prefix: Tensor | None = None
+    logits_V: Tensor | None = None
+    done: dict[int, Rollout] = field(default_factory=dict)
+    cancelled: bool = False
+
+
+class Pending(Future[list[Rollout]]):
+    """A future that drives its engine when it is waited for, and whose `cancel` works on running rollouts too."""
+
+    def __init__(self, engine: "NativeEngine") -> None:
+        super().__init__()
+        self._engine = engine
+        self.job: Job | None = None
+
+    def result(self, timeout: float | None = None) -> list[Rollout]:
+        while not self.done():
+            self._engine.step()
+        return super().result(timeout)
+
+    def cancel(self) -> bool:
+        if self.done():
+            return False
+        assert self.job is not None
+        self.job.cancelled = True
+        return True
+
+
+class Rows:
+    """What the engine knows of each row: one array entry a row, the active rows first."""
+
+    def __init__(self, rows: int, context: int) -> None:
+        def zeros(dtype: type) -> NDArray[Any]:
+            return np.zeros(rows, dtype)
+
+        self.jobs: list[Job | None] = [None] * rows
+        self.seed, self.sample = zeros(np.int64), zeros(np.int64)
+        self.temperature, self.top_p = zeros(np.float32), zeros(np.float32)
+        self.position = zeros(np.int64)  # where the last token stands; the next is decoded after it
+        self.last = zeros(np.int64)  # the last token, not yet in the cache
+        self.count = zeros(np.int64)  # response tokens so far
+        self.thinking = zeros(np.bool_)
+        self.thought_left = zeros(np.int64)  # sampled thought tokens until the interruption
+        self.answer_left = zeros(np.int64)
+        self.forcing = np.full(rows, -1, np.int64)  # index of the next closing token, -1 when nothing is forced
+        self.thought_len = np.full(rows, -1, np.int64)
+        self.stop = zeros(np.int64)  # index into STOPS; 0 while running
+        self.ids = np.zeros((rows, context), np.int32)
+        self.logprobs = np.zeros((rows, context), np.float32)
+        self.sampled = np.zeros((rows, context), np.bool_)
+        self.versions = np.zeros((rows, context), np.int32)
+        self.columns = [v for v in vars(self).values() if isinstance(v, np.ndarray)]
+
+    def move(self, source: int, target: int) -> None:
+        for column in self.columns:
+            column[target] = column[source]
+        self.jobs[target] = self.jobs[source]
+
+
+STOPS: tuple[Stop | None, ...] = (None, "end", "length", "cancelled")
+END, LENGTH, CANCELLED = 1, 2, 3
+
+
+class NativeEngine:
+    """Samples rollouts from a decoder of `steep.models` on one device."""
+
+    def __init__(self, model: Transformer, config: NativeConfig, end_ids: frozenset[int], version: int = 0) -> None:
+        """`model` is copied. `end_ids` are the model's end tokens; the end-of-thought token comes with each budget."""
+        if config.dtype not in DTYPES:
+            raise SteepError(f"the engine knows no dtype {config.dtype!r}", f"choose one of {', '.join(DTYPES)}")
+        if config.context > model.config.max_positions:
+            raise SteepError(
+                f"an engine context of {config.context} tokens is more than the model's {model.config.max_positions}"
+            )
+        self.config = config
+        self.dtype = DTYPES[config.dtype]
+        self.device = model.embedding.weight.device
+        self.model = Transformer(model.config).to(self.device, self.dtype).requires_grad_(False).eval()
+        self.model.cos, self.model.sin = model.cos, model.sin  # fp32: bf16 cannot tell positions apart
+        self.end_ids = np.array(sorted(end_ids), np.int64)
+        self.version = version
+        self.cache = Cache(model.config, config.rows, config.context, self.dtype, self.device)
+        self.rows = Rows(config.rows, config.context)
+        self.active = 0
+        self.waiting: deque[Job] = deque()
+        self.lock = threading.RLock()
+        self.load_weights(dict(model.named_parameters()), version)
+
+    # -- what callers use
+
+    def submit(self, request: Request) -> Pending:
+        return self._submit(request, None).future
+
+    def stream(self, request: Request) -> Iterator[Token]:
+        if request.n != 1:
+            raise SteepError(f"a stream has one sample, not {request.n}")
+        sink: deque[Token] = deque()
+        job = self._submit(request, sink)
+        try:
+            while sink or not job.future.done():
+                if not sink:
+                    self.step()
+                while sink:
+                    yield sink.popleft()
+        finally:
+            job.cancelled = True
+
+    def load_weights(self, weights: Mapping[str, Tensor], version: int) -> Receipt:
+        """Copy weights in; rows under way go on with the new ones, and their tokens carry the new version."""
+        with self.lock, torch.no_grad():
+            own = dict(self.model.named_parameters())
+            if own.keys() != weights.keys():
+                odd = sorted(own.keys() ^ weights.keys())
+                raise SteepError(f"the engine's model and the weights differ in {', '.join(odd[:5])}")
+            for name, parameter in own.items():
+                parameter.copy_(weights[name])
+            self.version = version
+            self.receipt = Receipt(version=version, digest=digest(own))
+            return self.receipt
+
+    def close(self) -> None:
+        with self.lock:
+            for job in {*self.waiting, *(j for j in self.rows.jobs[: self.active] if j)}:
+                job.cancelled = True
+            self.step()
+
+    # -- one step
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Start what fits, decode one token in every active row, retire what is done."""
+        with self.lock:
+            self._drop_cancelled()
+            self._start()
+            if self.active:
+                self._decode()
+
+    def _submit(self, request: Request, sink: deque[Token] | None) -> Job:
+        room = self.config.context - len(request.prompt_ids) - len(request.budget.closing) - request.budget.answer
+        if room < 0 or not request.prompt_ids:
+            raise SteepError(
+                f"a prompt of {len(request.prompt_ids)} tokens and an answer of {request.budget.answer} do not fit "
+                f"a context of {self.config.context}",
+                "shorten the prompt or the answer's limit, or give the engine a longer context",
+            )
+        future = Pending(self)
+        job = Job(request, future, sink)
+        future.job = job
+        with self.lock:
+            self.waiting.append(job)
+        return job
+
+    def _drop_cancelled(self) -> None:
+        for job in [j for j in self.waiting if j.cancelled]:
+            self.waiting.remove(job)
+            _end_cancelled(job)
+        rows = self.rows
+        gone = [r for r in range(self.active) if _job(rows.jobs[r]).cancelled]
+        if gone:
+            rows.stop[gone] = CANCELLED
+            self._retire()
+
+    def _start(self) -> None:
+        """Give free rows to waiting samples; a job's prompt is prefilled when its first sample starts."""
+        free = self.config.rows - self.active
+        fresh: list[Job] = []
+        samples = tokens = 0
+        for job in self.waiting:
+            if samples >= free or tokens >= PREFILL_TOKENS:
+                break
+            samples += job.request.n - job.started
+            if job.prefix is None:
+                fresh.append(job)
+                tokens += len(job.request.prompt_ids) + len(job.request.response_ids)
+        self._prefill(fresh)
+        first = self.active
+        while self.active < self.config.rows and self.waiting and self.waiting[0].prefix is not None:
+            job = self.waiting[0]
+            self._start_row(job)
+            if job.started == job.request.n:
+                self.waiting.popleft()
+                job.prefix = None
+        if self.active > first:
+            started = np.arange(first, self.active)
+            logits = torch.stack([_logits(_job(self.rows.jobs[r])) for r in started])
+            self._advance(started, logits)
+
+    def _prefill(self, jobs: list[Job]) -> None:
+        if not jobs:
+            return
+        sequences = [job.request.prompt_ids + job.request.response_ids for job in jobs]
+        lengths = [len(s) for s in sequences]
+        attend = Prefill(lengths, self.device)
+        ids = torch.tensor([i for s in sequences for i in s], device=self.device)
+        x_ND = self.model(ids, packed_positions(lengths, self.device), attend)
+        ends = torch.tensor(lengths).cumsum(0).to(self.device) - 1
+        logits = self.model.logits(x_ND[ends])
+        for job, prefix, row in zip(jobs, attend.prefixes(), logits, strict=True):
+            job.prefix, job.logits_V = prefix, row
+
+    def _start_row(self, job: Job) -> None:
+        rows, r, request = self.rows, self.active, job.request
+        assert job.prefix is not None
+        self.cache.put(r, job.prefix)
+        budget, done = request.budget, np.array(request.response_ids, np.int32)
+        rows.jobs[r] = job
+        rows.seed[r] = request.seed
+        rows.sample[r] = request.first_sample + job.started
+        rows.temperature[r], rows.top_p[r] = request.sampling.temperature, request.sampling.top_p
+        rows.position[r] = len(request.prompt_ids) + len(done) - 1
+        rows.count[r] = len(done)
+        rows.ids[r, : len(done)] = done
+        rows.logprobs[r, : len(done)] = 0.0
+        rows.sampled[r, : len(done)] = True
+        rows.versions[r, : len(done)] = self.version
+        rows.stop[r] = 0
+        rows.forcing[r] = -1
+        rows.thought_len[r] = -1
+        rows.thinking[r] = bool(budget.closing)
+        rows.thought_left[r], rows.answer_left[r] = self._thought_limit(request), budget.answer
+        if budget.closing:
+            ended = np.flatnonzero(done == budget.closing[-1])
+            if len(ended):
+                rows.thinking[r] = False
+                rows.thought_len[r] = ended[0] + 1
+                rows.answer_left[r] -= len(done) - rows.thought_len[r]
+            else:
+                rows.thought_left[r] -= len(done)
+                if rows.thought_left[r] <= 0:
+                    rows.forcing[r] = 0
+        job.started += 1
+        self.active += 1
+
+    def _thought_limit(self, request: Request) -> int:
+        """The budget's thought tokens, or fewer where the context would leave no room for the closing and an answer."""
+        budget = request.budget
+        room = self.config.context - len(request.prompt_ids) - len(budget.closing) - budget.answer
+        return room if budget.thought is None else min(budget.thought, room)
+
+    def _decode(self) -> None:
+        rows, n = self.rows, self.active
+        ids = torch.from_numpy(rows.last[:n]).to(self.device)
+        positions = torch.from_numpy(rows.position[:n]).to(self.device)
+        x_BD = self.model(ids, positions, Decode(self.cache, positions))
+        self._advance(np.arange(n), self.model.logits(x_BD))
+
+    def _advance(self, at: NDArray[np.int64], logits_BV: Tensor) -> None:
+        """Choose the next token of rows `at` and decide what it means for each of them."""
+        rows = self.rows
+        uniform = uniforms(rows.seed[at], rows.sample[at], rows.count[at])
+        drawn, drawn_logprobs = draw(
+            logits_BV,
+            torch.from_numpy(rows.temperature[at]).to(self.device),
+            torch.from_numpy(rows.top_p[at]).to(self.device),
+            torch.from_numpy(uniform).to(self.device),
+        )
+        ids, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
+
+        forced = rows.forcing[at] >= 0
+        closed = np.zeros(len(at), np.bool_)  # the thought ends with this token
+        for i in np.flatnonzero(forced).tolist():
+            row = int(at[i])
+            closing = _job(rows.jobs[row]).request.budget.closing
+            ids[i], logprobs[i] = closing[rows.forcing[row]], 0.0
+            rows.forcing[row] += 1
+            if rows.forcing[row] == len(closing):
+                rows.forcing[row] = -1
+                closed[i] = True
+        thinking = rows.thinking[at]
+        chosen = thinking & ~forced
+        think_end = np.array([_think_end(_job(rows.jobs[r])) for r in at])
+        closed |= chosen & (ids == think_end)
+        answering = ~thinking
+        ended = np.isin(ids, self.end_ids) & ~forced
+
+        where = rows.count[at]
+        rows.ids[at, where], rows.logprobs[at, where] = ids, logprobs
+        rows.sampled[at, where], rows.versions[at, where] = ~forced, self.version
+        rows.count[at] += 1
+        rows.position[at] += 1
+        rows.last[at] = ids
+        rows.thinking[at] = thinking & ~closed
+        rows.thought_len[at] = np.where(closed, rows.count[at], rows.thought_len[at])
+        rows.thought_left[at] -= chosen & ~closed
+        rows.forcing[at] = np.where(chosen & ~closed & (rows.thought_left[at] <= 0), 0, rows.forcing[at])
+        rows.answer_left[at] -= answering
+        full = answering & (rows.answer_left[at] <= 0)
+        rows.stop[at] = np.where(ended, END, np.where(full, LENGTH, rows.stop[at]))
+
+        for i, row in enumerate(at.tolist()):
+            sink = _job(rows.jobs[row]).sink
+            if sink is not None:
+                token = Token(
+                    id=int(ids[i]), logprob=float(logprobs[i]), sampled=not forced[i], in_thought=bool(thinking[i])
+                )
+                sink.append(token)
+        if rows.stop[at].any():
+            self._retire()
+
+    def _retire(self) -> None:
+        """Hand over the rollouts of stopped rows, and close the gaps they leave with the last active rows."""
+        rows = self.rows
+        for r in np.flatnonzero(rows.stop[: self.active])[::-1].tolist():
+            job = _job(rows.jobs[r])
+            if job.cancelled:
+                _end_cancelled(job)
+            else:
+                self._finish(r, job)
+            self.active -= 1
+            if r != self.active:
+                rows.move(self.active, r)
+                self.cache.move(self.active, r, int(rows.position[r]) + 1)
+            rows.jobs[self.active] = None
+            rows.stop[self.active] = 0
+
+    def _finish(self, r: int, job: Job) -> None:
+        rows, n = self.rows, int(self.rows.count[r])
+        stop = STOPS[rows.stop[r]]
+        assert stop is not None
+        sample, ended = int(rows.sample[r]), int(rows.thought_len[r])
+        thought_len = 0 if not job.request.budget.closing else ended if ended >= 0 else None
+        job.done[sample] = Rollout(
+            prompt_ids=job.request.prompt_ids,
+            ids=rows.ids[r, :n].copy(),
+            logprobs=rows.logprobs[r, :n].copy(),
+            sampled=rows.sampled[r, :n].copy(),
+            versions=rows.versions[r, :n].copy(),
+            thought_len=thought_len,
+            stop=stop,
+            budget=job.request.budget,
+            seed=job.request.seed,
+            sample=sample,
+        )
+        if len(job.done) == job.request.n:
+            job.future.set_result([job.done[s] for s in sorted(job.done)])
+
+
+def _job(job: Job | None) -> Job:
+    assert job is not None
+    return job
+
+
+def _think_end(job: Job) -> int:
+    closing = job.request.budget.closing
+    return closing[-1] if closing else -1
+
+
+def _logits(job: Job) -> Tensor:
+    assert job.logits_V is not None
+    return job.logits_V
+
+
+def _end_cancelled(job: Job) -> None:
+    if not job.future.done():
+        job.future.set_exception(CancelledError())

@@ -1,0 +1,49 @@
+"""Drawing the next token: counter-based random numbers, so that a rollout never depends on what runs beside it."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+UInt64s = NDArray[np.uint64]
+
+
+def uniforms(seeds: NDArray[np.int64], samples: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """One number in [0, 1) for each (seed, sample, step): splitmix64 (Steele et al. 2014) over the three in turn."""
+    state = _mix(seeds.astype(np.uint64))
+    state = _mix(state ^ samples.astype(np.uint64))
+    state = _mix(state ^ steps.astype(np.uint64))
+    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: UInt64s) -> UInt64s:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids and their log-probabilities under the distribution they were drawn from.
+
+    Inverse transform sampling, one uniform number a row. Temperature 0 takes the most likely token and reports its
+    log-probability at temperature 1. `top_p` keeps the smallest set of tokens that holds at least that mass.
+    """
+    greedy_B = temperature_B == 0
+    scaled_BV = logits_BV / torch.where(greedy_B, 1.0, temperature_B)[:, None]
+    logprobs_BV = scaled_BV.log_softmax(-1)
+    cut_B = (top_p_B < 1) & ~greedy_B
+    if bool(cut_B.any()):
+        kept = logprobs_BV[cut_B]
+        order = torch.argsort(kept, dim=-1, descending=True, stable=True)
+        mass = kept.gather(-1, order).exp()
+        before = mass.cumsum(-1) - mass
+        drop = torch.zeros_like(kept, dtype=torch.bool).scatter(-1, order, before >= top_p_B[cut_B][:, None])
+        logprobs_BV[cut_B] = kept.masked_fill(drop, -torch.inf).log_softmax(-1)
+    cumulative_BV = logprobs_BV.exp().cumsum(-1)
+    target_B1 = (uniform_B.to(cumulative_BV.dtype) * cumulative_BV[:, -1])[:, None]
+    ids_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
+    ids_B = ids_B.clamp_(max=logits_BV.shape[-1] - 1)
+    if bool(greedy_B.any()):
+        ids_B = torch.where(greedy_B, logits_BV.argmax(-1), ids_B)
+    return ids_B, logprobs_BV.gather(-1, ids_B[:, None])[:, 0]

@@ -1,0 +1,290 @@
+"""The engine against a plain loop over the same model: same tokens, same log-probabilities, budgets kept exactly."""
+
+from concurrent.futures import CancelledError
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from steep.engines import NativeConfig, NativeEngine
+from steep.engines.sampling import draw, uniforms
+from steep.errors import SteepError
+from steep.models.attention import PackedAttention, packed_positions
+from steep.models.transformer import ModelConfig, Transformer, initialise
+from steep.models.weights import digest
+from steep.types import Budget, Request, Rollout, Sampling
+
+THINK_END, END = 1, 2
+CONFIG = ModelConfig(
+    vocab_size=24,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=48,
+    max_positions=256,
+)
+
+
+def model(seed: int = 0) -> Transformer:
+    made = Transformer(CONFIG)
+    initialise(made, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        made.embedding.weight.mul_(20)  # far from uniform
+    return made
+
+
+def engine(rows: int = 8, context: int = 128, dtype: str = "float32", end: int = END) -> NativeEngine:
+    return NativeEngine(model(), NativeConfig(rows=rows, context=context, dtype=dtype), frozenset([end]))
+
+
+def budget(thought: int | None, answer: int = 8, phrase: tuple[int, ...] = (7, 9)) -> Budget:
+    return Budget(thought=thought, answer=answer, closing=(*phrase, THINK_END))
+
+
+def request(prompt: tuple[int, ...] = (3, 4, 5), thought: int | None = 20, **more: object) -> Request:
+    return Request(prompt_ids=prompt, budget=budget(thought), **more)  # type: ignore[arg-type]
+
+
+def logits(network: Transformer, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        hidden = network(torch.tensor(ids), packed_positions([len(ids)]), PackedAttention([len(ids)]))
+        return network.logits(hidden)
+
+
+def plain_loop(network: Transformer, asked: Request, sample: int = 0) -> tuple[list[int], list[float]]:
+    """The specification of a rollout: no cache, no batch, one token after another."""
+    ids: list[int] = []
+    logprobs: list[float] = []
+    forced: list[int] = []
+    thinking, left, answer = True, asked.budget.thought, asked.budget.answer
+    assert left is not None
+    if left == 0:
+        forced = list(asked.budget.closing)
+    while True:
+        if forced:
+            ids.append(forced.pop(0))
+            logprobs.append(0.0)
+            thinking = bool(forced)
+            continue
+        u = uniforms(np.array([asked.seed]), np.array([sample]), np.array([len(ids)]))
+        distribution = logits(network, [*asked.prompt_ids, *ids])[-1].log_softmax(-1)
+        cumulative = distribution.exp().cumsum(-1)
+        token = int(torch.searchsorted(cumulative, float(u[0]) * cumulative[-1], right=True))
+        ids.append(token)
+        logprobs.append(float(distribution[token]))
+        if token == END:
+            return ids, logprobs
+        if thinking:
+            if token == THINK_END:
+                thinking = False
+                continue
+            left -= 1
+            if left == 0:
+                forced = list(asked.budget.closing)
+        else:
+            answer -= 1
+            if answer == 0:
+                return ids, logprobs
+
+
+@pytest.mark.parametrize("thought", [0, 1, 2, 7, 40])
+def test_a_rollout_is_what_a_plain_loop_samples(thought: int):
+    for seed in range(6):
+        asked = request(thought=thought, seed=seed)
+        (rollout,) = engine().submit(asked).result()
+        ids, logprobs = plain_loop(model(), asked)
+        assert rollout.ids.tolist() == ids
+        np.testing.assert_allclose(rollout.logprobs, logprobs, atol=1e-5)
+
+
+def test_one_path_sampler_and_trainer_agree():
+    """Invariant 1: KL under 1e-6 in fp32 between what the sampler reported and a packed forward of the trainer."""
+    rollouts = engine(rows=5).submit(request(n=12, thought=30, seed=3)).result()
+    gaps = []
+    for rollout in rollouts:
+        ids = [*rollout.prompt_ids, *rollout.ids.tolist()]
+        trained = logits(model(), ids[:-1]).log_softmax(-1)[len(rollout.prompt_ids) - 1 :]
+        trained = trained.gather(-1, torch.tensor(rollout.ids.tolist())[:, None])[:, 0].numpy()
+        gaps.append((trained - rollout.logprobs)[rollout.sampled])
+    gap = np.concatenate(gaps).astype(np.float64)
+    assert float(np.mean(np.exp(gap) - 1 - gap)) < 1e-9
+    assert np.abs(gap).max() < 1e-5
+
+
+def same(a: Rollout, b: Rollout) -> bool:
+    return a.ids.tolist() == b.ids.tolist() and a.stop == b.stop and a.thought_len == b.thought_len
+
+
+def test_a_rollout_does_not_depend_on_what_runs_beside_it():
+    alone = {seed: engine().submit(request(seed=seed, n=2)).result() for seed in range(10)}
+    crowded = engine(rows=7)
+    futures = {seed: crowded.submit(request(prompt=(3, 4, 5), seed=seed, n=2)) for seed in range(10)}
+    others = [crowded.submit(request(prompt=(9, 8, 7, 6, 5 + i), seed=100 + i, n=3)) for i in range(5)]
+    for seed, future in futures.items():
+        assert all(same(a, b) for a, b in zip(future.result(), alone[seed], strict=True))
+    assert all(len(other.result()) == 3 for other in others)
+
+
+def test_samples_of_a_request_are_numbered():
+    together = engine().submit(request(n=5, seed=4)).result()
+    assert [r.sample for r in together] == [0, 1, 2, 3, 4]
+    assert len({tuple(r.ids.tolist()) for r in together}) > 1
+    (third,) = engine().submit(request(n=1, seed=4, first_sample=2)).result()
+    assert same(third, together[2])
+
+
+def test_a_response_is_carried_on_as_if_it_had_not_been_cut():
+    (whole,) = engine().submit(request(seed=11, thought=30)).result()
+    for cut in range(1, len(whole.ids)):
+        if not whole.sampled[:cut].all():
+            break
+        (again,) = engine().submit(request(seed=11, thought=30, response_ids=tuple(whole.ids[:cut].tolist()))).result()
+        assert same(again, whole)
+
+
+@pytest.mark.parametrize("thought", [0, 1, 2, 5, 16])
+def test_budgets_are_kept_exactly_and_forced_tokens_are_masked(thought: int):
+    for seed in range(20):
+        (rollout,) = engine(end=23).submit(request(seed=seed, thought=thought)).result()
+        assert rollout.thought_tokens <= thought
+        if rollout.interrupted:
+            assert rollout.thought_tokens == thought
+            forced = rollout.ids[~rollout.sampled].tolist()
+            assert forced == [7, 9, THINK_END]
+            assert (rollout.logprobs[~rollout.sampled] == 0).all()
+        else:
+            assert rollout.sampled.all()
+
+
+def test_an_answer_follows_every_interruption():
+    for seed in range(10):
+        (rollout,) = engine().submit(request(seed=seed, thought=3)).result()
+        if rollout.interrupted:
+            assert rollout.thought_len is not None
+            assert len(rollout.ids) > rollout.thought_len
+
+
+def test_the_context_ends_a_thought_without_a_budget_and_leaves_room_for_the_answer():
+    small = engine(context=40, end=23)
+    for seed in range(10):
+        (rollout,) = small.submit(request(seed=seed, thought=None)).result()
+        assert len(rollout.prompt_ids) + len(rollout.ids) <= 40
+        if rollout.interrupted:
+            assert rollout.thought_tokens == 40 - 3 - 3 - 8
+
+
+def test_a_model_without_a_thought_section_only_answers():
+    asked = Request(prompt_ids=(3, 4), budget=Budget(thought=None, answer=5, closing=()), seed=1)
+    (rollout,) = engine(end=23).submit(asked).result()
+    assert rollout.thought_len == 0
+    assert rollout.stop == "length"
+    assert len(rollout.ids) == 5
+
+
+def test_a_think_token_in_the_prompt_ends_nothing():
+    (rollout,) = engine(end=23).submit(request(prompt=(3, THINK_END, 4), thought=2, seed=5)).result()
+    assert rollout.thought_tokens <= 2
+    assert rollout.thought_len is not None
+    assert rollout.thought_len >= 1
+
+
+def test_greedy_takes_the_most_likely_token():
+    asked = request(thought=6, sampling=Sampling(temperature=0.0))
+    (rollout,) = engine().submit(asked).result()
+    ids = [*asked.prompt_ids, *rollout.ids.tolist()]
+    best = logits(model(), ids[:-1])[2:].argmax(-1).numpy()
+    assert (best == rollout.ids)[rollout.sampled].all()
+
+
+def test_a_stream_gives_the_tokens_of_the_rollout():
+    asked = request(seed=8, thought=4)
+    (rollout,) = engine().submit(asked).result()
+    tokens = list(engine().stream(asked))
+    assert [t.id for t in tokens] == rollout.ids.tolist()
+    assert [t.sampled for t in tokens] == rollout.sampled.tolist()
+    assert sum(t.in_thought for t in tokens) == rollout.thought_len
+    with pytest.raises(SteepError, match="one sample"):
+        next(engine().stream(request(n=2)))
+
+
+def test_closing_a_stream_frees_its_row():
+    one = engine(rows=1, end=23)
+    stream = one.stream(request(thought=50))
+    next(stream)
+    stream.close()
+    assert len(one.submit(request(thought=2)).result()) == 1
+
+
+def test_cancelling_ends_waiting_and_running_requests():
+    crowded = engine(rows=2, end=23)
+    running, waiting, kept = (crowded.submit(request(n=2, thought=30, seed=s)) for s in range(3))
+    crowded.step()
+    assert running.cancel()
+    assert waiting.cancel()
+    for future in (running, waiting):
+        with pytest.raises(CancelledError):
+            future.result()
+    assert len(kept.result()) == 2
+    assert not kept.cancel()
+
+
+def test_a_sync_gives_a_receipt_and_new_tokens_carry_the_version():
+    synced = engine()
+    other = dict(model(seed=1).named_parameters())
+    receipt = synced.load_weights(other, version=7)
+    assert receipt.version == 7
+    assert receipt.digest == digest(other)
+    (rollout,) = synced.submit(request(seed=1)).result()
+    assert set(rollout.versions.tolist()) == {7}
+    with pytest.raises(SteepError, match="differ"):
+        synced.load_weights({"embedding.weight": other["embedding.weight"]}, version=8)
+
+
+def test_a_prompt_that_does_not_fit_is_refused():
+    with pytest.raises(SteepError, match="do not fit"):
+        engine(context=16).submit(request(prompt=tuple(range(3, 10)) * 2))
+    with pytest.raises(SteepError, match="more than the model"):
+        engine(context=512)
+
+
+def test_bfloat16_stays_near():
+    exact, rounded = engine(), engine(dtype="bfloat16")
+    asked = request(thought=12, sampling=Sampling(temperature=0.0))
+    a, b = exact.submit(asked).result()[0], rounded.submit(asked).result()[0]
+    shared = min(len(a.ids), len(b.ids), 4)
+    np.testing.assert_allclose(a.logprobs[:shared], b.logprobs[:shared], atol=0.15)
+
+
+def test_uniforms_are_uniform_and_independent():
+    u = uniforms(np.arange(100_000), np.zeros(100_000, np.int64), np.full(100_000, 3))
+    assert abs(u.mean() - 0.5) < 0.005
+    assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.01
+    again = uniforms(np.arange(100_000), np.zeros(100_000, np.int64), np.full(100_000, 4))
+    assert abs(np.corrcoef(u, again)[0, 1]) < 0.01
+
+
+def test_draws_follow_the_distribution():
+    one = torch.tensor([[0.0, 1.0, -1.0, 2.0]])
+    rows = one.expand(20_000, 4)
+    u = torch.from_numpy(uniforms(np.arange(20_000), np.zeros(20_000, np.int64), np.zeros(20_000, np.int64)))
+    full = torch.ones(20_000)
+    ids, logprobs = draw(rows, full, full, u)
+    share = torch.bincount(ids, minlength=4) / 20_000
+    torch.testing.assert_close(share, one.softmax(-1)[0], atol=0.01, rtol=0)
+    torch.testing.assert_close(logprobs[:5], one.log_softmax(-1)[0][ids[:5]])
+    ids, logprobs = draw(rows, full * 0.5, full * 0.9, u)
+    sharp = (one / 0.5).softmax(-1)[0]
+    kept = torch.tensor([0.0, sharp[1], 0.0, sharp[3]]) / (sharp[1] + sharp[3])
+    torch.testing.assert_close(torch.bincount(ids, minlength=4) / 20_000, kept, atol=0.01, rtol=0)
+    assert logprobs.exp().max() <= 1.0
+
+
+def test_a_request_larger_than_the_engine_is_served_in_turns():
+    few = engine(rows=3)
+    rollouts = few.submit(request(n=10, seed=2)).result()
+    many = engine(rows=16).submit(request(n=10, seed=2)).result()
+    assert all(same(a, b) for a, b in zip(rollouts, many, strict=True))
+    assert replace(rollouts[0], verdict=None).sample == 0
