@@ -1,0 +1,80 @@
+"""Muon for matrices and AdamW for the rest, or AdamW for all, with one learning-rate schedule over both."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon` orthogonalises the updates of the layers' matrices (Jordan et al. 2024) and leaves AdamW the rest."""
+    lr: float = 3e-4
+    """AdamW's learning rate at the top of the schedule."""
+    matrix_lr: float = 2e-2
+    """Muon's learning rate; not used by `adamw`."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this total norm."""
+    warmup_steps: int = 10
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    decay_share: float = 1.0
+    """Which share of the steps, at the end, the rate decays over."""
+    final: float = 0.05
+    """Share of the rate that is left at the end of a decay."""
+
+
+def rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """Factor on the learning rate at `step` (from 0) of `total_steps`."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.decay == "constant":
+        return warm
+    start = total_steps * (1 - config.decay_share)
+    done = min(max((step - start) / max(total_steps - start, 1), 0.0), 1.0)
+    left = 1 - done if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return warm * (config.final + (1 - config.final) * left)
+
+
+class Optimizer:
+    """The optimizers of one model, stepped together."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self.config = config
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for n, p in named if config.kind == "muon" and p.dim() == 2 and "layers." in n]
+        chosen = {id(p) for p in matrices}
+        rest = [p for _, p in named if id(p) not in chosen]
+        decay = config.weight_decay
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True), config.lr)
+        ]
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr=config.matrix_lr, momentum=0.95, weight_decay=decay)
+            self.parts.append((muon, config.matrix_lr))
+        self.parameters = [p for _, p in named]
+
+    def step(self, factor: float) -> float:
+        """Clip, step with the learning rates times `factor`, clear the gradients. Returns the norm before clipping.
+
+        Gradients that are not finite are dropped: nothing changes but the norm that is returned.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
+        if math.isfinite(norm):
+            for part, top in self.parts:
+                for group in part.param_groups:
+                    group["lr"] = top * factor
+                part.step()
+        for part, _ in self.parts:
+            part.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> list[dict[str, Any]]:
+        return [part.state_dict() for part, _ in self.parts]
+
+    def load_state(self, state: list[dict[str, Any]]) -> None:
+        for (part, _), saved in zip(self.parts, state, strict=True):
+            part.load_state_dict(saved)

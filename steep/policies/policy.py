@@ -1,0 +1,117 @@
+"""The model being trained: forward, backward, step. It is blind to the algorithm and to where its examples are from."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steep.algorithms import LossInputs, LossOutput
+from steep.models import kernels
+from steep.models.attention import PackedAttention, packed_positions
+from steep.models.transformer import Transformer
+from steep.policies.batch import Example, MicroBatch, pack
+from steep.policies.optimizer import Optimizer, OptimizerConfig, rate
+
+LossFunction = Callable[[LossInputs], LossOutput]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    micro_batch_tokens: int = 4096
+    """Tokens of a micro-batch: bounds memory, changes no gradient."""
+    autocast: bool = False
+    """bf16 matrix products with fp32 weights and head. On small models fp32 is as fast."""
+
+
+class Policy:
+    """A decoder with its optimizer. `update` is one optimizer step over a batch."""
+
+    def __init__(self, model: Transformer, config: PolicyConfig, total_steps: int, critic: bool = False) -> None:
+        self.model = model
+        self.config = config
+        self.total_steps = total_steps
+        self.critic = nn.Linear(model.config.hidden_size, 1) if critic else None
+        if self.critic is not None:
+            nn.init.zeros_(self.critic.weight)
+        trained = nn.ModuleList([model] if self.critic is None else [model, self.critic])
+        self.optimizer = Optimizer(trained, config.optimizer)
+        self.step = 0
+        self.device = model.embedding.weight.device
+
+    def update(self, examples: Sequence[Example], loss: LossFunction) -> dict[str, float]:
+        """One step down the sum of `loss` over the examples. Metrics are means under the tokens' weights."""
+        sums: dict[str, float] = defaultdict(float)
+        for batch in pack(examples, self.config.micro_batch_tokens, self.device):
+            output = loss(self._inputs(batch))
+            output.loss.backward()  # type: ignore[no-untyped-call]
+            sums["loss"] += float(output.loss.detach())
+            for name, value in output.metrics.items():
+                sums[name] += float(value)
+        weight = sums.pop("weight")
+        metrics = {name: value if name == "loss" else value / weight for name, value in sums.items()}
+        factor = rate(self.config.optimizer, self.step, self.total_steps)
+        metrics["grad_norm"] = self.optimizer.step(factor)
+        metrics["lr"] = self.config.optimizer.lr * factor
+        self.step += 1
+        return metrics
+
+    def logprobs(self, examples: Sequence[Example]) -> list[NDArray[np.float32]]:
+        """Log-probabilities of the trained tokens of each example, without gradient."""
+        return self._score(examples, lambda inputs: inputs.logprobs)
+
+    def values(self, examples: Sequence[Example]) -> list[NDArray[np.float32]]:
+        """What the critic expects before each trained token, without gradient."""
+
+        def values(inputs: LossInputs) -> Tensor:
+            assert inputs.values is not None
+            return inputs.values
+
+        return self._score(examples, values)
+
+    def weights(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """The model's weights in the dtype of the engine they are meant for."""
+        return {name: p.detach().to(dtype) for name, p in self.model.named_parameters()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything beside the model's weights that an update depends on."""
+        critic = None if self.critic is None else dict(self.critic.state_dict())
+        return {"step": self.step, "optimizer": self.optimizer.state(), "critic": critic}
+
+    def load_state(self, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(dict(weights))
+        self.step = state["step"]
+        self.optimizer.load_state(state["optimizer"])
+        if self.critic is not None:
+            self.critic.load_state_dict(state["critic"])
+
+    def _score(self, examples: Sequence[Example], read: Callable[[LossInputs], Tensor]) -> list[NDArray[np.float32]]:
+        scores: list[NDArray[np.float32]] = []
+        with torch.no_grad():
+            for example in examples:
+                (batch,) = pack([example], len(example.ids), self.device)
+                scores.append(read(self._inputs(batch)).cpu().numpy())
+        return scores
+
+    def _inputs(self, batch: MicroBatch) -> LossInputs:
+        positions_N = packed_positions(batch.lengths, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+            x_ND = self.model(batch.ids_N, positions_N, PackedAttention(batch.lengths, self.device))
+        x_TD = x_ND[batch.before_T]
+        logprobs_T, entropy_T = kernels.token_logprobs(self.model.logits(x_TD), batch.targets_T)
+        extras = dict(batch.extras)
+        extras.setdefault("sampler_logprobs", logprobs_T.detach())
+        extras.setdefault("advantages", torch.ones_like(logprobs_T))
+        return LossInputs(
+            logprobs=logprobs_T,
+            weights=batch.weights_T,
+            sequence=batch.sequence_T,
+            entropy=entropy_T,
+            values=None if self.critic is None else self.critic(x_TD.float())[:, 0],
+            **extras,
+        )

@@ -1,0 +1,193 @@
+"""Normalise once, packing, the optimizer, and an update against a plain reference."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+
+from steep.algorithms import Cispo, LossInputs, LossOutput, Rft, token_weights
+from steep.models.transformer import ModelConfig, Transformer, initialise
+from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig, pack
+from steep.policies.optimizer import rate
+
+CONFIG = ModelConfig(
+    vocab_size=20, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, intermediate_size=24
+)
+
+
+def model(seed: int = 0) -> Transformer:
+    made = Transformer(CONFIG)
+    initialise(made, torch.Generator().manual_seed(seed))
+    return made
+
+
+def policy(micro_batch_tokens: int = 4096, **optimizer: object) -> Policy:
+    config = PolicyConfig(
+        optimizer=OptimizerConfig(**({"warmup_steps": 0} | optimizer)),  # type: ignore[arg-type]
+        micro_batch_tokens=micro_batch_tokens,
+    )
+    return Policy(model(), config, total_steps=10)
+
+
+def examples(lengths: list[int], seed: int = 0) -> list[Example]:
+    rng = np.random.default_rng(seed)
+    made = []
+    weights = token_weights([[length - 2] for length in lengths], "prompt_mean")
+    for length, weight in zip(lengths, weights, strict=True):
+        trained = np.arange(2, length)
+        made.append(
+            Example(
+                ids=rng.integers(0, 20, length).astype(np.int32),
+                trained=trained,
+                weights=np.full(len(trained), weight[0], np.float32),
+                advantages=np.full(len(trained), rng.normal(), np.float32),
+                sampler_logprobs=rng.normal(-3, 0.3, len(trained)).astype(np.float32),
+            )
+        )
+    return made
+
+
+def gradients(made: list[Example], micro_batch_tokens: int, order: list[int] | None = None) -> dict[str, torch.Tensor]:
+    """The gradient that an update would step along."""
+    trained = policy(micro_batch_tokens)
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(factor: float) -> float:
+        kept.update({n: p.grad.clone() for n, p in trained.model.named_parameters() if p.grad is not None})
+        return 0.0
+
+    trained.optimizer.step = keep  # type: ignore[method-assign]
+    trained.update([made[i] for i in order] if order else made, Cispo())
+    return kept
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    lengths=st.lists(st.integers(3, 70), min_size=1, max_size=9),
+    tokens=st.integers(40, 300),
+    random=st.randoms(use_true_random=False),
+)
+def test_normalise_once(lengths: list[int], tokens: int, random):
+    """Invariant 2: the same gradient whatever the micro-batch, the packing or the order."""
+    made = examples(lengths)
+    whole = gradients(made, 100_000)
+    order = list(range(len(made)))
+    random.shuffle(order)
+    cut = gradients(made, tokens, order)
+    assert whole.keys() == cut.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_an_update_follows_the_gradient_of_a_padded_reference():
+    """One AdamW step on a batch is what plain torch does on the same sequences, padded."""
+    made = examples([5, 9, 12])
+    trained = policy(kind="adamw", lr=1e-2, clip_norm=1e9)
+    metrics = trained.update(made, Rft())
+
+    reference = model()
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
+    loss = torch.zeros(())
+    for e in made:
+        ids = torch.from_numpy(e.ids).long()
+        logits = reference.logits(reference(ids, torch.arange(len(ids)), _attend(len(ids))))
+        nll = cross_entropy(logits[:-1], ids[1:], reduction="none")[e.trained - 1]
+        assert e.advantages is not None
+        loss = loss + (nll * torch.from_numpy(e.weights * e.advantages)).sum()
+    loss.backward()
+    optimizer.step()
+    assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    for (name, ours), theirs in zip(trained.model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name, rtol=1e-4, atol=1e-6)
+
+
+def _attend(length: int):
+    def attend(layer, q, k, v):
+        k, v = (x.repeat_interleave(2, 1) for x in (k, v))
+        scores = torch.einsum("qhe,khe->hqk", q, k) / math.sqrt(q.shape[-1])
+        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+        return torch.einsum("hqk,khe->qhe", scores.softmax(-1), v)
+
+    return attend
+
+
+def test_packing_keeps_every_token_once_and_bounds_the_tokens():
+    made = examples([4, 50, 7, 31, 12, 3])
+    batches = pack(made, 40)
+    real = [b.lengths[:-1] for b in batches]  # the last sequence fills up
+    assert sorted(length for lengths in real for length in lengths) == [3, 4, 7, 12, 31, 50]
+    assert all(sum(lengths) <= 40 or len(lengths) == 1 for lengths in real)
+    for batch, lengths in zip(batches, real, strict=True):
+        assert len(batch.ids_N) == sum(batch.lengths) == 256
+        torch.testing.assert_close(batch.ids_N[batch.before_T + 1], batch.targets_T)
+        assert batch.sequence_T.max() == len(lengths) - 1
+
+
+def test_metrics_are_means_under_the_weights():
+    metrics = policy().update(examples([6, 20, 9]), Cispo())
+    assert 0 < metrics["entropy"] <= math.log(20) + 1e-4
+    assert metrics["lr"] == pytest.approx(3e-4)
+    assert metrics["grad_norm"] > 0
+    assert 0.05 < metrics["ratio"] < 20
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    def broken(inputs: LossInputs) -> LossOutput:
+        output = Rft()(inputs)
+        return LossOutput(loss=output.loss * math.nan, metrics=output.metrics)
+
+    trained = policy()
+    before = {n: p.clone() for n, p in trained.model.named_parameters()}
+    metrics = trained.update(examples([6, 8]), broken)
+    assert math.isnan(metrics["grad_norm"])
+    for name, parameter in trained.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_state_restores_the_optimizer_exactly(kind: str):
+    first, second = policy(kind=kind), policy(kind=kind)
+    for step in range(3):
+        first.update(examples([6, 20, 9], seed=step), Cispo())
+    second.load_state(copy.deepcopy(first.state()), first.weights())  # the state is a view of the live one
+    for step in range(3, 5):
+        a = first.update(examples([6, 20, 9], seed=step), Cispo())
+        b = second.update(examples([6, 20, 9], seed=step), Cispo())
+        assert a == b
+    for ours, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_muon_takes_the_matrices_of_the_layers_only():
+    parts = policy(kind="muon").optimizer.parts
+    muon = [
+        p for part, _ in parts if isinstance(part, torch.optim.Muon) for g in part.param_groups for p in g["params"]
+    ]
+    assert len(muon) == 4 * CONFIG.num_layers
+    assert all(p.dim() == 2 for p in muon)
+
+
+def test_the_rate_warms_up_and_decays():
+    config = OptimizerConfig(warmup_steps=4, decay="linear", decay_share=0.5, final=0.1)
+    assert [round(rate(config, s, 20), 3) for s in (0, 3, 9, 10, 15, 20)] == [0.25, 1, 1, 1, 0.55, 0.1]
+    cosine = OptimizerConfig(warmup_steps=0, decay="cosine", final=0.0)
+    assert rate(cosine, 10, 20) == pytest.approx(0.5)
+    assert rate(OptimizerConfig(warmup_steps=0), 999, 1000) == 1
+
+
+def test_a_critic_learns_and_is_saved():
+    trained = Policy(model(), PolicyConfig(), total_steps=5, critic=True)
+    values = trained.values(examples([5, 9]))
+    assert [len(v) for v in values] == [3, 7]
+    assert trained.state()["critic"]["weight"].shape == (1, 16)
+
+
+def test_bf16_autocast_stays_near_fp32():
+    plain, rounded = policy(), Policy(model(), PolicyConfig(autocast=True), 10)
+    for a, b in zip(plain.logprobs(examples([9, 30])), rounded.logprobs(examples([9, 30])), strict=True):
+        np.testing.assert_allclose(a, b, atol=0.05)
