@@ -1,0 +1,56 @@
+"""Which task and level to draw the next problem from: most often where the policy is neither sure nor lost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from steep.tasks.mixture import Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    adaptive: bool = True
+    """Weigh the levels of a task by how much signal they give; otherwise all levels alike."""
+    floor: float = 0.1
+    """Every level keeps at least this weight, of a most of 1 at a pass rate of one half."""
+    memory: float = 0.9
+    """How much of a level's pass rate estimate is kept at each new group."""
+    retire_at: float = 0.9
+    """A problem whose last group passed more often than this is not drawn again; 1 retires none."""
+
+
+@dataclass
+class Curriculum:
+    """Running pass rates. All of it is saved and restored with a run."""
+
+    shares: Sequence[Share]
+    config: CurriculumConfig
+    rates: dict[str, float] = field(default_factory=dict)
+    """Pass rate of `task/level`."""
+    retired: set[str] = field(default_factory=set)
+    """Ids of problems that are solved."""
+
+    def choose(self, rng: Random) -> tuple[Share, int]:
+        share = rng.choices(self.shares, [s.weight for s in self.shares])[0]
+        weights = [self.weight(f"{share.task.name}/{level}") for level in share.task.levels]
+        return share, rng.choices(list(share.task.levels), weights)[0]
+
+    def weight(self, level: str) -> float:
+        rate = self.rates.get(level)
+        if not self.config.adaptive or rate is None:
+            return 1.0
+        return max(4 * rate * (1 - rate), self.config.floor)
+
+    def learn(self, problem_id: str, level: str, passed: float) -> None:
+        """Take in the pass rate of one group."""
+        old = self.rates.get(level)
+        self.rates[level] = passed if old is None else self.config.memory * old + (1 - self.config.memory) * passed
+        if passed > self.config.retire_at:
+            self.retired.add(problem_id)
+
+    def state(self) -> dict[str, Any]:
+        return {"rates": dict(self.rates), "retired": sorted(self.retired)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.rates, self.retired = dict(state["rates"]), set(state["retired"])

@@ -1,0 +1,40 @@
+"""Rollouts as rows for disk: everything needed to read them, and to verify them again."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from steep.tokens import Template
+from steep.types import Group
+
+
+def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]]:
+    for number, group in enumerate(groups):
+        problem = group.problem
+        for rollout in group.rollouts:
+            verdict = rollout.verdict
+            assert verdict is not None
+            ids = rollout.ids.tolist()
+            yield {
+                "group": number,
+                "problem": problem.id,
+                "task": problem.task,
+                "level": problem.level,
+                "prompt": problem.prompt[-1].content,
+                "key": json.dumps(problem.key),
+                "thought": template.thought(ids),
+                "answer": template.answer(ids),
+                "verdict": verdict.kind,
+                "score": verdict.score,
+                "reason": verdict.reason,
+                "budget": rollout.budget.thought,
+                "thought_tokens": rollout.thought_tokens,
+                "interrupted": rollout.interrupted,
+                "stop": rollout.stop,
+                "seed": rollout.seed,
+                "sample": rollout.sample,
+                "prompt_ids": list(rollout.prompt_ids),
+                "ids": ids,
+                "sampled": rollout.sampled.tolist(),
+                "version": int(rollout.versions[-1]) if len(ids) else None,
+            }

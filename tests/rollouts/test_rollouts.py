@@ -1,0 +1,181 @@
+"""Groups are drawn, sampled and verified as the numbers say, and a failing check never becomes a reward."""
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from steep.engines import NativeConfig, NativeEngine
+from steep.models.transformer import ModelConfig, Transformer, initialise
+from steep.rollouts import CurriculumConfig, RolloutConfig, Rollouts, judge, rows, told
+from steep.rollouts.curriculum import Curriculum
+from steep.tasks.arithmetic import Arithmetic
+from steep.tasks.countdown import Countdown
+from steep.tasks.mixture import Share, distinct, numbered
+from steep.tokens import Template, Tokenizer, compact
+from steep.types import Budget, Group, Message, Problem, Rollout, Verdict
+
+SHARES = (Share(task=Countdown(levels=(1, 3)), weight=3), Share(task=Arithmetic(levels=(1, 2))))
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    texts = [m.content for _, p in zip(range(50), numbered(SHARES, "train", 0), strict=False) for m in p[1].prompt]
+    return Template(Tokenizer.train(texts, 300, compact().control), compact())
+
+
+def supply(template: Template, seed: int = 0, staleness: int = 0, **config: object) -> Rollouts:
+    shape = ModelConfig(
+        vocab_size=template.tokenizer.vocab_size,
+        hidden_size=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        intermediate_size=16,
+    )
+    model = Transformer(shape)
+    initialise(model, torch.Generator().manual_seed(0))
+    engine = NativeEngine(model, NativeConfig(rows=16, context=128), template.end_ids)
+    made = RolloutConfig(**({"group_size": 3, "thought": (2, 20), "answer": 4} | config))  # type: ignore[arg-type]
+    return Rollouts(engine, template, SHARES, made, seed, staleness)
+
+
+def ids(groups: list[Group]) -> list[list[int]]:
+    return [r.ids.tolist() for g in groups for r in g.rollouts]
+
+
+def test_groups_are_a_function_of_the_seed_and_their_number(template: Template):
+    first = supply(template).take(6)
+    assert [g.problem.split for g in first] == ["train"] * 6
+    assert all(len(g.rollouts) == 3 for g in first)
+    assert all(r.verdict is not None for g in first for r in g.rollouts)
+    assert ids(supply(template).take(6)) == ids(first)
+    assert ids(supply(template, seed=1).take(6)) != ids(first)
+
+
+def test_a_supply_goes_on_where_its_state_says(template: Template):
+    whole = supply(template)
+    whole.take(4)
+    state = whole.state()
+    expected = whole.take(4)
+    resumed = supply(template)
+    resumed.load_state(state)
+    assert ids(resumed.take(4)) == ids(expected)
+
+
+def test_staleness_keeps_batches_under_way(template: Template):
+    stale = supply(template, staleness=2)
+    taken = [stale.take(2) for _ in range(3)]
+    assert len(stale.under_way) == 2
+    assert stale.next_group == 10
+    assert stale.state()["next_group"] == 6
+    fresh = supply(template)
+    assert ids(taken[0]) == ids(fresh.take(2))
+
+
+def test_budgets_are_drawn_over_the_whole_range_on_a_log_scale(template: Template):
+    drawn = [supply(template, thought=(16, 512))._budget(Random(i)) for i in range(4000)]
+    assert min(drawn) == 16
+    assert max(drawn) == 512
+    logs = np.log2(drawn)
+    for low in range(4, 9):
+        assert abs(np.mean((logs >= low) & (logs < low + 1)) - 0.2) < 0.03
+    full = [supply(template, thought=(16, 512), full_share=1.0)._budget(Random(i)) for i in range(5)]
+    assert full == [512] * 5
+
+
+def test_a_told_budget_is_the_budget(template: Template):
+    for group in supply(template, tell_budget=True).take(4):
+        for rollout in group.rollouts:
+            text = template.tokenizer.decode(rollout.prompt_ids)
+            assert f"at most {rollout.budget.thought} tokens" in text
+
+
+def test_telling_the_budget_keeps_a_system_message():
+    user = Message(role="user", content="Hi")
+    assert told((user,), 32)[0].content == "Think for at most 32 tokens."
+    system = Message(role="system", content="Be kind.")
+    assert told((system, user), 32) == (
+        Message(role="system", content="Be kind.\nThink for at most 32 tokens."),
+        user,
+    )
+
+
+def rollout(template: Template, text: str, stop: str = "end", ended: bool = True) -> Rollout:
+    response = [*template.tokenizer.encode("hm"), template.think_close_id, *template.tokenizer.encode(text)]
+    n = len(response)
+    return Rollout(
+        prompt_ids=(1,),
+        ids=np.array(response, np.int32),
+        logprobs=np.zeros(n, np.float32),
+        sampled=np.ones(n, np.bool_),
+        versions=np.zeros(n, np.int32),
+        thought_len=3 if ended else None,
+        stop=stop,  # type: ignore[arg-type]
+        budget=Budget(thought=8, answer=8, closing=(1,)),
+        seed=0,
+        sample=0,
+    )
+
+
+class Raises(Countdown):
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        raise RuntimeError("the checker broke")
+
+
+def test_a_check_that_fails_is_invalid_and_never_wrong(template: Template):
+    problem, answer, _ = Countdown().examples()[0]
+    good = rollout(template, answer)
+    assert judge(good, problem, Countdown(), template).kind == "correct"
+    verdict = judge(good, problem, Raises(), template)
+    assert (verdict.kind, verdict.reason) == ("invalid", "RuntimeError: the checker broke")
+    assert judge(rollout(template, answer, stop="length"), problem, Countdown(), template).kind == "wrong"
+    assert judge(rollout(template, answer, ended=False), problem, Countdown(), template).kind == "wrong"
+
+
+def test_rows_say_everything_needed_to_verify_again(template: Template):
+    groups = supply(template).take(2)
+    saved = list(rows(groups, template))
+    assert len(saved) == 6
+    for row, r in zip(saved, [r for g in groups for r in g.rollouts], strict=True):
+        assert row["ids"] == r.ids.tolist()
+        assert row["answer"] == template.answer(r.ids.tolist())
+        assert row["verdict"] == r.verdict.kind
+
+
+def test_the_curriculum_prefers_levels_with_signal_and_retires_what_is_solved():
+    curriculum = Curriculum((Share(task=Countdown(levels=(1, 3))),), CurriculumConfig(floor=0.1))
+    for _ in range(60):
+        curriculum.learn("easy", "countdown/1", 1.0)
+        curriculum.learn("even", "countdown/3", 0.5)
+    assert curriculum.weight("countdown/1") == 0.1
+    assert curriculum.weight("countdown/3") == pytest.approx(1.0)
+    drawn = [curriculum.choose(Random(i))[1] for i in range(2000)]
+    assert abs(drawn.count(3) / 2000 - 1 / 1.1) < 0.03
+    assert curriculum.retired == {"easy"}
+    again = Curriculum((), CurriculumConfig())
+    again.load_state(curriculum.state())
+    assert again.state() == curriculum.state()
+
+
+def test_a_retired_problem_is_not_drawn(template: Template):
+    source = supply(template)
+    before = source._draw(Random(5))
+    source.curriculum.retired.add(before.id)
+    assert source._draw(Random(5)).id != before.id
+
+
+def test_a_mixture_is_numbered_and_keeps_its_weights():
+    drawn = [p for _, (_, p) in zip(range(800), numbered(SHARES, "train", 3), strict=False)]
+    share = sum(p.task == "countdown" for p in drawn) / len(drawn)
+    assert abs(share - 0.75) < 0.05
+    _, tenth = next(numbered(SHARES, "train", 3, start=10))
+    assert tenth == drawn[10]
+
+
+def test_distinct_problems_do_not_repeat_and_stop_where_a_level_ends():
+    found = distinct(Countdown(), "test", 300)
+    assert len({p.id for p in found}) == 300
+    assert len(distinct(Arithmetic(levels=(1,)), "test", 10_000)) < 1000
