@@ -1,0 +1,1 @@
+"""Evaluation under thinking budgets, intervals and fits."""

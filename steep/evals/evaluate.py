@@ -1,0 +1,122 @@
+"""Accuracy of a model on fixed problems at a list of thinking budgets.
+
+One thought serves all budgets: it is sampled once at the largest and cut at each smaller one, where only the answer is
+sampled anew. A rollout's random numbers depend on its seed and on the token's number alone, so this is what sampling at
+each budget would have given (tests hold the two against each other).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steep.evals.statistics import Estimate, bootstrap, proportion
+from steep.rollouts import told, verified
+from steep.tokens import Template
+from steep.types import Engine, Group, Problem, Request, Rollout, Sampling, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What to measure."""
+
+    budgets: tuple[int, ...] = (0, 16, 32, 64, 128, 256, 512)
+    """Thinking tokens."""
+    answer: int = 32
+    """Answer tokens at most."""
+    samples: int = 1
+    """Rollouts of each problem."""
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    tell_budget: bool = False
+    """Tell the model its budget in the prompt: then every budget is sampled on its own."""
+
+
+def evaluate(
+    engine: Engine, template: Template, tasks: Mapping[str, Task], problems: Sequence[Problem], config: EvalConfig
+) -> dict[int, list[Group]]:
+    """Verified groups for each budget, in the order of the problems."""
+    budgets = sorted(set(config.budgets), reverse=True)
+    longest = _sample(engine, template, problems, budgets[0], config)
+    sampled = {budgets[0]: longest}
+    for budget in budgets[1:]:
+        if config.tell_budget:
+            sampled[budget] = _sample(engine, template, problems, budget, config)
+        else:
+            sampled[budget] = _cut(engine, template, longest, budget, config)
+    return {
+        budget: [
+            Group(problem=p, rollouts=tuple(verified(r, p, tasks, template) for r in rollouts))
+            for p, rollouts in zip(problems, sampled[budget], strict=True)
+        ]
+        for budget in sorted(sampled)
+    }
+
+
+def _sample(
+    engine: Engine, template: Template, problems: Sequence[Problem], thought: int, config: EvalConfig
+) -> list[list[Rollout]]:
+    futures = [
+        engine.submit(
+            Request(
+                prompt_ids=template.render(told(p.prompt, thought) if config.tell_budget else p.prompt),
+                budget=template.budget(thought, config.answer),
+                n=config.samples,
+                sampling=config.sampling,
+                seed=(config.seed << 32) + number,
+            )
+        )
+        for number, p in enumerate(problems)
+    ]
+    return [future.result() for future in futures]
+
+
+def _cut(
+    engine: Engine, template: Template, longest: list[list[Rollout]], thought: int, config: EvalConfig
+) -> list[list[Rollout]]:
+    """What the rollouts would have been under a smaller budget."""
+    budget = template.budget(thought, config.answer)
+
+    def cut(rollout: Rollout) -> Rollout | None:
+        """The rollout itself if it stopped thinking before the smaller budget did, else None: to be sampled."""
+        ended = rollout.thought_len is not None and rollout.thought_tokens < thought
+        return replace(rollout, budget=budget) if ended else None
+
+    futures = {
+        (p, s): engine.submit(
+            Request(
+                prompt_ids=rollout.prompt_ids,
+                budget=budget,
+                sampling=config.sampling,
+                seed=rollout.seed,
+                first_sample=rollout.sample,
+                response_ids=tuple(rollout.ids[:thought].tolist()),
+            )
+        )
+        for p, rollouts in enumerate(longest)
+        for s, rollout in enumerate(rollouts)
+        if cut(rollout) is None
+    }
+    return [
+        [cut(rollout) or futures[p, s].result()[0] for s, rollout in enumerate(rollouts)]
+        for p, rollouts in enumerate(longest)
+    ]
+
+
+def scores(groups: Sequence[Group]) -> NDArray[np.float64]:
+    """Mean score of each problem that has a valid verdict."""
+    kept = []
+    for group in groups:
+        valid = [r.verdict.score for r in group.rollouts if r.verdict is not None and r.verdict.kind != "invalid"]
+        if valid:
+            kept.append(sum(valid) / len(valid))
+    return np.array(kept)
+
+
+def accuracy(groups: Sequence[Group]) -> Estimate:
+    """pass@1 with its interval: Wilson's where every problem scored 0 or 1, otherwise a bootstrap over problems."""
+    values = scores(groups)
+    if set(values) <= {0.0, 1.0}:
+        return proportion(int(values.sum()), len(values))
+    return bootstrap(values)

@@ -1,0 +1,181 @@
+"""What a report reads: a run directory, or the directory of an evaluation, whatever of it there is."""
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from steep.errors import SteepError
+from steep.evals.suite import FILE as CELLS
+from steep.evals.suite import Cell, Mode, load_cells
+from steep.runs import Run, Stage
+
+TRAINING = ("pretrain", "sft", "rl", "distill")
+WATCHED = re.compile(r"(start/)?valid/(.+)@(\d+)")
+"""Metrics of the evaluations in the RL loop: `valid/countdown@128`, its `_low` and `_high`; `start/` before step 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One path that was given to a report."""
+
+    name: str
+    path: Path
+    run: Run | None
+    """None for an evaluation that belongs to no run."""
+    stages: Mapping[str, Stage]
+    """The training stages that were entered, in order."""
+    evaluations: tuple[Stage, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def command(self) -> str:
+        """What was typed to make it."""
+        if self.run is None:
+            models = dict.fromkeys(cell.model for cell in self.cells)
+            return f"steep eval {shlex.join(models)} --task countdown"
+        return shlex.join(["steep", "train", self.run.info.recipe, *self.run.info.overrides])
+
+    @property
+    def missing(self) -> list[str]:
+        """What a whole run would have and this one has not, in words."""
+        lacks = []
+        if self.run is not None:
+            config = self.run.info.config if isinstance(self.run.info.config, Mapping) else {}
+            for name in TRAINING:
+                if name in self.stages and not self.stages[name].finished:
+                    lacks.append(f"{name} is not finished")
+                elif name not in self.stages and config.get(name) is not None:
+                    lacks.append(f"{name} has not begun")
+        if not self.cells:
+            lacks.append(
+                f"there is no evaluation: `steep eval {shlex.quote(str(self.path))} --task countdown` makes it"
+            )
+        return lacks
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Numbers in the model, counted on disk; None before the first checkpoint."""
+        for stage in reversed(list(self.stages.values())):
+            weights = (
+                sorted(stage.model.glob("*.safetensors"))
+                or sorted(stage.checkpoints.glob("step-*/weights.safetensors"))[-1:]
+            )
+            if weights:
+                return sum(_count(file) for file in weights)
+        return None
+
+    def flops(self, row: Mapping[str, Any]) -> float | None:
+        """Compute of one recorded step: 6 for each parameter and trained token, 2 for each sampled one.
+
+        None where the step does not say its tokens.
+        """
+        parameters = self.parameters
+        if parameters is None or not any(name in row for name in ("tokens", "tokens_sampled", "tokens_trained")):
+            return None
+        trained = row.get("tokens", row.get("tokens_trained", 0))
+        return float(6 * parameters * trained + 2 * parameters * row.get("tokens_sampled", 0))
+
+    def tokens(self, stage: Stage) -> tuple[int, int]:
+        """Tokens trained on, and sampled, in a stage."""
+        rows = stage.metrics()
+        trained = sum(row.get("tokens", row.get("tokens_trained", 0)) for row in rows)
+        return trained, sum(row.get("tokens_sampled", 0) for row in rows)
+
+    def seconds(self, stage: Stage) -> float:
+        return float((stage.last_timing or {}).get("elapsed_s", 0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """One evaluation of the RL loop: a task at a budget after so much compute."""
+
+    task: str
+    budget: int
+    flops: float
+    value: float
+    low: float | None
+    high: float | None
+    start: bool
+    """Before the first update."""
+
+
+def open_source(path: Path) -> Source:
+    if (path / "run.json").is_file():
+        run = Run.open(path)
+        stages = {stage.name: stage for stage in run.stages() if stage.name in TRAINING}
+        evaluations = tuple(Stage(file.parent) for file in sorted(path.glob(f"*/{CELLS}")))
+        cells = tuple(cell for stage in evaluations for cell in load_cells(stage.path))
+        return Source(name=run.name, path=path, run=run, stages=stages, evaluations=evaluations, cells=cells)
+    if (path / CELLS).is_file():
+        cells = tuple(load_cells(path))
+        return Source(name=path.name, path=path, run=None, stages={}, evaluations=(Stage(path),), cells=cells)
+    raise SteepError(
+        f"{path} is neither a run nor an evaluation: it has no run.json and no {CELLS}",
+        "name a run directory (`steep runs` lists them) or one that `steep eval` wrote",
+    )
+
+
+def open_sources(paths: Sequence[Path]) -> list[Source]:
+    """The sources, under names that differ; a path given twice is read once."""
+    if not paths:
+        raise SteepError("there is nothing to report on", "name one or more run directories")
+    paths = list({path.resolve(): path for path in paths}.values())
+    sources = [open_source(path) for path in paths]
+    names = [source.name for source in sources]
+    return [source if names.count(source.name) == 1 else replace(source, name=str(source.path)) for source in sources]
+
+
+def watched(source: Source) -> list[Watched]:
+    """The evaluations of the RL loop in order; those whose compute is not known are left out."""
+    if "rl" not in source.stages:
+        return []
+    before = [source.flops(row) for name, stage in source.stages.items() if name != "rl" for row in stage.metrics()]
+    if None in before:
+        return []
+    total, found = sum(f for f in before if f is not None), []
+    for row in source.stages["rl"].metrics():
+        at_start = list(_watched_in(row, total, start=True))
+        step = source.flops(row)
+        if step is None and row["step"] >= 0:
+            return []
+        total += step or 0.0
+        found += at_start + list(_watched_in(row, total, start=False))
+    return [w for w in found if w.flops > 0 and math.isfinite(w.value)]
+
+
+def _watched_in(row: Mapping[str, Any], flops: float, start: bool) -> Iterator[Watched]:
+    for key, value in row.items():
+        match = WATCHED.fullmatch(key)
+        if match and bool(match[1]) == start:
+            low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+            before = start or row["step"] < 0
+            yield Watched(
+                task=match[2], budget=int(match[3]), flops=flops, value=value, low=low, high=high, start=before
+            )
+
+
+def modes(cells: Sequence[Cell]) -> list[Mode]:
+    """The modes in which anything was measured, sampled first."""
+    order: tuple[Mode, ...] = ("sampled", "greedy")
+    return [mode for mode in order if any(c.mode == mode for c in cells)]
+
+
+def tasks_by_weight(sources: Sequence[Source]) -> list[str]:
+    """All tasks, the main one first: the one measured at most budgets, among equals the first."""
+    cells = [cell for source in sources for cell in source.cells]
+    seen = [w.task for source in sources for w in watched(source)]
+    names = list(dict.fromkeys([*(c.task for c in cells), *seen]))
+    return sorted(names, key=lambda name: -len({c.budget for c in cells if c.task == name}))
+
+
+def _count(file: Path) -> int:
+    """Numbers in a safetensors file, from its header: 8 bytes of length, then JSON."""
+    with open(file, "rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

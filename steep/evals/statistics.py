@@ -1,0 +1,72 @@
+"""Intervals, fits and rank correlations for figures that are reported."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Z95 = 1.959963984540054  # standard normal quantile of 97.5%
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(successes: int, trials: int) -> Estimate:
+    """Wilson's score interval (1927): right near 0 and 1 too, where most figures of a trained model are."""
+    if trials == 0:
+        return Estimate(math.nan, 0.0, 1.0)
+    p, z2 = successes / trials, Z95**2
+    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z95 * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    return Estimate(p, max(centre - half, 0.0), min(centre + half, 1.0))
+
+
+def bootstrap(samples: NDArray[np.float64], statistic: str = "mean", draws: int = 2000, seed: int = 0) -> Estimate:
+    """Percentile bootstrap over the first axis (the problems)."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(samples), (draws, len(samples)))
+    values = getattr(np, statistic)(samples[picks], axis=1)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Estimate(float(getattr(np, statistic)(samples)), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class LogFit:
+    """accuracy = intercept + slope * log2(budget)."""
+
+    slope: float
+    """Accuracy gained at each doubling."""
+    intercept: float
+    r2: float
+
+
+def fit_log(budgets: Sequence[float], accuracies: Sequence[float]) -> LogFit:
+    """Least squares of accuracy on the log of the budget."""
+    x, y = np.log2(np.asarray(budgets, float)), np.asarray(accuracies, float)
+    slope, intercept = np.polyfit(x, y, 1)
+    total = float(((y - y.mean()) ** 2).sum())
+    rest = float(((y - (intercept + slope * x)) ** 2).sum())
+    return LogFit(float(slope), float(intercept), 1 - rest / total if total > 0 else 0.0)
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """Rank correlation; ties share their mean rank. NaN if either is constant."""
+    rx, ry = _ranks(x), _ranks(y)
+    if rx.std() == 0 or ry.std() == 0:
+        return math.nan
+    return float(np.corrcoef(rx, ry)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    array = np.asarray(values, float)
+    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return np.asarray((last - (counts - 1) / 2)[inverse], float)

@@ -1,0 +1,303 @@
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from steep.errors import SteepError
+from steep.evals.reading import Span, readings, spans, survey
+from steep.evals.report import report, summary
+from steep.evals.source import open_source, open_sources, watched
+from steep.evals.statistics import fit_log
+from steep.runs import Claim, read_json, write_json
+from steep.types import correct
+
+CLAIMS = [
+    Claim(id="nano.r2", value=0.97, low=0.95, high=0.98, bar=">= 0.95", command="steep train recipes/nano.py"),
+    Claim(id="nano.gain", value=0.12, low=0.08, high=0.17, bar=">= 0.15", command="steep train recipes/nano.py"),
+]
+VOID = {"meta", "input", "br", "link", "img"}
+
+
+class Outline(HTMLParser):
+    """Checks that what is opened is closed, and collects tags, attributes and text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.texts = [], [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts.append(text)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+@pytest.fixture(scope="module")
+def written(whole_run, tmp_path_factory):
+    return report([whole_run], tmp_path_factory.mktemp("report") / "out", CLAIMS)
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return written.index.read_text(encoding="utf-8")
+
+
+def test_the_page_is_one_file_that_asks_the_network_for_nothing(page):
+    outline = Outline(page)
+    assert outline.tags.count("script") == 1
+    assert outline.tags.count("style") == 1
+    assert not {"link", "iframe", "img", "object"} & set(outline.tags)
+    references = [value for name, value in outline.attributes if name in ("src", "href", "xlink:href")]
+    assert all(value.startswith("#") for value in references)
+    ids = [value for name, value in outline.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+
+
+def test_hostile_text_is_shown_and_not_obeyed(page):
+    assert "<script>alert" not in page
+    assert "&lt;/pre&gt;&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;\\x1b[2J\\u202e to make" in page
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    assert "&quot;name&quot;: &quot;&lt;script&gt;&quot;" in page  # in the config
+
+
+def test_the_story_and_the_claims(page, whole_run):
+    text = Outline(page).text
+    assert f"a language model of {open_source(whole_run).parameters / 1000:.3g} thousand parameters" in text
+    assert "steep train recipes/nano.py --rl.num_steps 20" in text
+    assert "reinforcement learning (on 600 thousand tokens out of 800 thousand sampled tokens" in text
+    assert "nano.r2 0.97 0.95 to 0.98 >= 0.95 ✓ holds" in text
+    assert "nano.gain 0.12 0.08 to 0.17 >= 0.15 ✗ fails" in text
+    assert "Missing" not in text
+
+
+def test_compute_is_6_for_trained_and_2_for_sampled_tokens(whole_run):
+    source = open_source(whole_run)
+    rows = source.parameters
+    before = 6 * rows * 8192 * (60 + 100)
+    step = 6 * rows * 30_000 + 2 * rows * 40_000
+    found = [w for w in watched(source) if (w.task, w.budget) == ("countdown", 128)]
+    assert [w.flops for w in found] == [before, *(before + step * done for done in (4, 8, 12, 16, 20))]
+    assert [w.start for w in found] == [True, False, False, False, False, False]
+    assert (found[0].value, found[0].low, found[0].high) == pytest.approx((0.25, 0.20, 0.31))
+
+
+def test_parameters_are_those_of_the_model(whole_run):
+    tensors = load_file(whole_run / "rl" / "model" / "model.safetensors")
+    assert open_source(whole_run).parameters == sum(tensor.size for tensor in tensors.values())
+
+
+def test_fits_stand_in_the_legend_and_in_the_json(page, written, whole_run):
+    cells = [
+        c for c in open_source(whole_run).cells
+        if (c.model, c.task, c.mode, c.level) == ("rl", "countdown", "sampled", None) and c.budget > 0
+    ]  # fmt: skip
+    fit = fit_log([c.budget for c in cells], [c.value for c in cells])
+    assert f"rl: {100 * fit.slope:+.1f} points a doubling, R² = {fit.r2:.3f}" in page
+    (kept,) = [
+        f for f in read_json(written.json)["fits"]
+        if (f["model"], f["task"], f["mode"]) == ("rl", "countdown", "sampled")
+    ]  # fmt: skip
+    assert (kept["slope"], kept["r2"]) == pytest.approx((fit.slope, fit.r2))
+
+
+def test_json_holds_the_claims_and_all_cells(written, whole_run):
+    document = read_json(written.json)
+    assert [(c["id"], c["holds"]) for c in document["claims"]] == [("nano.r2", True), ("nano.gain", False)]
+    assert len(document["cells"]) == len(open_source(whole_run).cells)
+    assert document["cells"][0]["run"] == "nano"
+    assert {"commit", "machine", "versions", "seconds"} <= document.keys()
+    assert len(document["training"]) == 4 * 6
+
+
+def test_thought_length_follows_the_level(written, page, whole_run):
+    ranks = {(r["model"], r["task"], r["mode"]): r["spearman"] for r in read_json(written.json)["thought_by_level"]}
+    rank = ranks["rl", "countdown", "sampled"]
+    assert 0.3 < rank < 1
+    assert f"rl: ρ = {rank:.2f}" in page
+
+
+def test_every_plot_is_a_picture_too(written, page):
+    assert len(written.plots) == page.count("<figure")
+    assert {"compute-countdown", "budget-countdown-sampled", "budget-letters-greedy", "course-rl-reward"} <= {
+        path.stem for path in written.plots
+    }
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written.plots)
+
+
+def test_forced_tokens_are_marked(making, template):
+    row = {"thought": "", "answer": ""}
+    cut = making.rollout(template, "3 + 5 = 8, 8 * 3 = 24. That is not 20", "24", 6, correct())
+    thought, answer = spans(row | {"ids": cut.ids.tolist(), "sampled": cut.sampled.tolist()}, template)
+    kept = template.tokenizer.decode(cut.ids[:6].tolist())
+    assert thought == (Span(kept), Span("</think>", forced=True, control=True))
+    assert answer == (Span("24"), Span("<|end|>", control=True))
+    free = making.rollout(template, "3 + 5 = 8", "24", 99, correct())
+    thought, _ = spans(row | {"ids": free.ids.tolist(), "sampled": free.sampled.tolist()}, template)
+    assert thought == (Span("3 + 5 = 8"), Span("</think>", control=True))
+
+
+def test_the_page_marks_forced_tokens(page):
+    assert '<mark title="forced by the budget"><span class="control">&lt;/think&gt;</span></mark>' in page
+
+
+def test_without_a_template_the_text_is_shown_unmarked():
+    row = {"thought": "3 + 5", "answer": "8", "ids": [1], "sampled": [True]}
+    assert spans(row, None) == ((Span("3 + 5"),), (Span("8"),))
+
+
+def test_rollouts_of_every_kind_are_chosen(whole_run):
+    source = open_source(whole_run)
+    chosen = readings(source, survey(source), 60)
+    assert len(chosen) == 60
+    assert {r.task for r in chosen} == {"countdown", "letters"}
+    assert {"correct", "wrong"} <= {r.verdict for r in chosen}
+    assert {r.budget for r in chosen} >= {0, 16, 32, 64, 128, 256}
+    origins = [r.origin for r in chosen]
+    assert {"test, sampled", "test, greedy", "rl step 19"} <= set(origins)
+    assert len(readings(source, survey(source), 7)) == 7
+    assert chosen == readings(source, survey(source), 60)
+
+
+def test_filters_offer_what_there_is(page):
+    assert re.search(r'<select data-filter="verdict".*?<option value="correct">', page)
+    assert re.search(r'<select data-filter="budget"[^>]*><option value="">all budgets</option><option value="0">', page)
+    assert re.search(r'<select data-filter="source"[^>]* hidden>', page)  # one run: nothing to choose
+
+
+def keep(evaluation, task, mode):
+    """Forget the other cells, so that there is less to draw."""
+    cells = read_json(evaluation / "cells.json")
+    write_json(evaluation / "cells.json", [c for c in cells if (c["task"], c["mode"]) == (task, mode)])
+
+
+def test_several_runs_are_overlaid(whole_run, tmp_path):
+    for name in ("nano", "longer"):
+        shutil.copytree(whole_run, tmp_path / name)
+        keep(tmp_path / name / "eval", "countdown", "sampled")
+        for stage in ("pretrain", "sft"):
+            (tmp_path / name / stage / "timing.jsonl").unlink()
+    files = report([tmp_path / "nano", tmp_path / "longer"], tmp_path / "out")
+    outline = Outline(files.index.read_text())
+    assert "nano rl, 128 tokens of thought" in outline.text
+    assert "longer rl, 128 tokens of thought" in outline.text
+    assert "32 tokens of thought" not in outline.text
+    assert {cell["run"] for cell in read_json(files.json)["cells"]} == {"nano", "longer"}
+
+
+def test_runs_of_one_name_are_told_apart(whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "nano")
+    assert [s.name for s in open_sources([whole_run, tmp_path / "nano", whole_run])] == [
+        str(whole_run), str(tmp_path / "nano")
+    ]  # fmt: skip
+
+
+def test_a_run_that_died_is_reported_as_far_as_it_went(making, template, tmp_path):
+    def die():
+        with making.new_run(tmp_path / "dead") as run:
+            making.supervised(run, "pretrain", 5, template)
+            run.stage("sft").record(0, {"loss": 3.0, "tokens": 8})
+            raise ValueError("loss is <NaN>")
+
+    with pytest.raises(ValueError, match="loss"):
+        die()
+    files = report([tmp_path / "dead"], tmp_path / "out")
+    text = Outline(files.index.read_text()).text
+    assert "The run failed: ValueError: loss is <NaN>." in text
+    assert "sft is not finished" in text
+    assert "rl has not begun" in text
+    assert "there is no evaluation" in text
+    assert "Rollouts to read" not in text
+    assert read_json(files.json)["cells"] == []
+    assert {path.stem for path in files.plots} == {
+        "course-pretrain-loss",
+        "course-pretrain-tokens-s",
+        "course-sft-loss",
+    }
+
+
+def test_a_run_that_has_just_begun(making, tmp_path):
+    making.new_run(tmp_path / "new")
+    files = report([tmp_path / "new"], tmp_path / "out")
+    text = Outline(files.index.read_text()).text
+    assert "The run is still going on." in text
+    assert "pretrain has not begun" in text
+    assert files.plots == ()
+
+
+def test_parameters_of_a_run_without_a_model_are_those_of_its_checkpoint(making, template, tmp_path):
+    run = making.new_run(tmp_path / "new")
+    stage = run.stage("pretrain")
+    assert open_source(run.path).parameters is None
+    stage.save_checkpoint(0, {}, {"a": torch.zeros(3, 4), "b": torch.zeros(5)})
+    assert open_source(run.path).parameters == 17
+
+
+def test_rl_without_counted_tokens_has_no_compute(making, template, tmp_path):
+    run = making.new_run(tmp_path / "old")
+    making.supervised(run, "sft", 2, template)
+    run.stage("rl").record(0, {"reward": 0.5, "valid/countdown@128": 0.5})
+    assert watched(open_source(run.path)) == []
+    assert report([run.path], tmp_path / "out").index.exists()
+
+
+def test_an_evaluation_without_a_run(whole_run, tmp_path):
+    shutil.copytree(whole_run / "eval", tmp_path / "smol")
+    keep(tmp_path / "smol", "countdown", "greedy")
+    files = report([tmp_path / "smol"], tmp_path / "out")
+    text = Outline(files.index.read_text()).text
+    assert "smol is an evaluation of sft, rl" in text.replace(" ,", ",")
+    assert "points a doubling" in text
+    assert "How it was made" not in text
+
+
+def test_paths_that_are_no_runs(tmp_path):
+    with pytest.raises(SteepError, match="neither a run nor an evaluation"):
+        report([tmp_path / "nothing"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SteepError, match="nothing to report on"):
+        report([], tmp_path / "out")
+
+
+def test_a_report_needs_a_directory(whole_run, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(SteepError, match="a file is in the way"):
+        report([whole_run], tmp_path / "out")
+
+
+def test_summary(whole_run):
+    table = summary([whole_run])
+    assert [column.header for column in table.columns] == ["task", "model", "0", "16", "32", "64", "128", "256"]
+    cells = {
+        (c.task, c.model, c.budget): c for c in open_source(whole_run).cells if c.mode == "sampled" and not c.level
+    }
+    best = cells["countdown", "rl", 256]
+    assert table.columns[-1]._cells[1].plain == f"{best.value:.0%}\n{100 * best.low:.0f}-{100 * best.high:.0f}"
+    none, most = cells["letters", "rl", 0], cells["letters", "rl", 128]
+    assert f"letters, rl: {none.value:.0%} without a thought, {most.value:.0%} with 128 tokens" in str(table.caption)
+
+
+def test_summary_needs_an_evaluation(making, tmp_path):
+    making.new_run(tmp_path / "new")
+    with pytest.raises(SteepError, match="nothing is evaluated"):
+        summary([tmp_path / "new"])
