@@ -1,0 +1,61 @@
+"""Pretraining: the facts that thoughts are made of, as plain text, every token trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+import numpy as np
+
+from steep.policies import Example, Policy
+from steep.runs import Stage
+from steep.tasks.mixture import Share
+from steep.tokens import Template
+from steep.training.supervised import SupervisedConfig, train_supervised
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(SupervisedConfig):
+    sequences: int = 32
+    """Sequences in a batch."""
+    length: int = 256
+    """Tokens in a sequence: documents are laid one after another and cut."""
+
+
+class Writer(Protocol):
+    """A task that has text to read."""
+
+    def documents(self, rng: Random) -> str: ...
+
+
+def pretrain(
+    stage: Stage, policy: Policy, template: Template, shares: Sequence[Share], config: PretrainConfig, seed: int
+) -> None:
+    def batch(step: int) -> list[Example]:
+        numbers = range(step * config.sequences, (step + 1) * config.sequences)
+        return [sequence(template, shares, config.length, seed, n, config.sequences) for n in numbers]
+
+    train_supervised(stage, policy, config, batch)
+
+
+def sequence(
+    template: Template, shares: Sequence[Share], length: int, seed: int, number: int, sequences: int
+) -> Example:
+    """Documents of the mixture, each after a separator, filling `length` tokens."""
+    rng = Random(f"pretrain/{seed}/{number}")
+    separator = template.pad_id if template.document_id is None else template.document_id
+    ids: list[int] = []
+    while len(ids) < length:
+        share = rng.choices(shares, [s.weight for s in shares])[0]
+        ids += [separator, *template.tokenizer.encode(document(share, rng))]
+    trained = np.arange(1, length)
+    return Example(
+        ids=np.array(ids[:length], np.int32),
+        trained=trained,
+        weights=np.full(len(trained), 1 / (len(trained) * sequences), np.float32),
+    )
+
+
+def document(share: Share, rng: Random) -> str:
+    writer: Writer = share.task  # type: ignore[assignment]
+    return writer.documents(rng)

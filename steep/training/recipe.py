@@ -1,0 +1,181 @@
+"""A recipe's config, and the pipeline that carries it out stage by stage. A stage that is finished is not run again."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+import torch
+from rich.console import Console
+
+from steep.engines import NativeConfig, NativeEngine, load_model, save_model
+from steep.errors import ConfigError
+from steep.evals.evaluate import EvalConfig, accuracy, evaluate
+from steep.evals.suite import SuiteConfig, measure
+from steep.models.transformer import ModelConfig, Transformer, initialise
+from steep.policies import Policy
+from steep.rollouts import Rollouts
+from steep.runs import Claim, Run, Stage, write_evidence
+from steep.tasks.mixture import Share, by_name, distinct, numbered
+from steep.tokens import Template, TemplateConfig, Tokenizer, compact
+from steep.training.pretrain import PretrainConfig, document, pretrain
+from steep.training.rl import RlConfig, rl
+from steep.training.sft import SftConfig, sft
+from steep.types import Engine, Task
+
+TOKENIZER_TEXTS = 4000  # documents, prompts and demonstrations, each, that the tokenizer is trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """The small evaluation in the RL loop, on the validation split."""
+
+    problems: int = 128
+    """Of each task, over its levels."""
+    budgets: tuple[int, ...] = (32, 128, 512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Held-out problems of one task at a list of thinking budgets."""
+
+    task: Task
+    config: SuiteConfig = field(default_factory=SuiteConfig)
+    models: tuple[str, ...] = ("sft", "rl")
+    """The stages to measure; those that the recipe leaves out are passed over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that a run needs. The stages run in the order of the fields; None leaves one out."""
+
+    seed: int = 0
+    threads: int | None = None
+    """Threads of the processor to use; None: all."""
+    tasks: tuple[Share, ...]
+    """What to train on."""
+    vocabulary: int = 512
+    """Tokens of the tokenizer, at most. The model's vocabulary is set to what it has."""
+    template: TemplateConfig = field(default_factory=compact)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    engine: NativeConfig = field(default_factory=NativeConfig)
+    pretrain: PretrainConfig | None = field(default_factory=PretrainConfig)
+    sft: SftConfig | None = field(default_factory=SftConfig)
+    rl: RlConfig | None = field(default_factory=RlConfig)
+    watch: Watch = field(default_factory=Watch)
+    evals: tuple[Suite, ...] = ()
+    """What the finished stages are measured on."""
+    claims: Callable[[Run], list[Claim]] | None = None
+    """Reads the finished run and says which of its figures meet their bars."""
+
+
+def run_recipe(run: Run, recipe: Recipe, console: Console) -> None:
+    """Carry out the stages that are not finished."""
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    before: Path | None = None
+    for name in ("pretrain", "sft", "rl"):
+        config = getattr(recipe, name)
+        if config is None:
+            continue
+        stage = run.stage(name)
+        if stage.finished:
+            console.print(f"{name}: finished before")
+        else:
+            model, template = begin(recipe) if before is None else _load(before)
+            train(stage, recipe, model, template)
+            save_model(stage.model, model, template)
+            stage.finish({})
+        before = stage.model
+    if recipe.evals:
+        evaluate_run(run, recipe)
+
+
+def evaluate_run(run: Run, recipe: Recipe) -> None:
+    """Measure the finished stages, then write the claims down. What is measured already is not measured again."""
+    stage = run.stage("eval")
+    if stage.finished:
+        return
+    began = time.monotonic()
+    for name in dict.fromkeys(model for suite in recipe.evals for model in suite.models):
+        if getattr(recipe, name) is None:
+            continue
+        model, template = _load(run.path / name / "model")
+        engine = NativeEngine(model, recipe.engine, template.end_ids)
+        for suite in recipe.evals:
+            if name in suite.models:
+                measure(stage, name, engine, template, {suite.task.name: suite.task}, suite.config)
+    claims = recipe.claims(run) if recipe.claims else []
+    write_evidence(stage.path / "claims.json", claims, time.monotonic() - began)
+    stage.finish({"claims": len(claims), "hold": sum(claim.holds for claim in claims)})
+
+
+def begin(recipe: Recipe) -> tuple[Transformer, Template]:
+    """A new tokenizer and a model with random weights."""
+    template = Template(new_tokenizer(recipe), recipe.template)
+    config = replace(recipe.model, vocab_size=template.tokenizer.vocab_size)
+    model = Transformer(config)
+    initialise(model, torch.Generator().manual_seed(recipe.seed))
+    return model, template
+
+
+def train(stage: Stage, recipe: Recipe, model: Transformer, template: Template) -> None:
+    """Run one training stage on `model`, in place."""
+    if stage.name == "pretrain":
+        assert recipe.pretrain is not None
+        policy = Policy(model, recipe.pretrain.policy, recipe.pretrain.steps)
+        pretrain(stage, policy, template, recipe.tasks, recipe.pretrain, recipe.seed)
+    elif stage.name == "sft":
+        assert recipe.sft is not None
+        policy = Policy(model, recipe.sft.policy, recipe.sft.steps)
+        sft(stage, policy, template, recipe.tasks, recipe.sft, recipe.seed)
+    elif stage.name == "rl":
+        assert recipe.rl is not None
+        train_rl(stage, recipe, recipe.rl, model, template)
+    else:
+        raise ConfigError(f"there is no stage {stage.name}")
+
+
+def train_rl(stage: Stage, recipe: Recipe, config: RlConfig, model: Transformer, template: Template) -> None:
+    needs = config.algorithm.needs
+    policy = Policy(model, config.policy, config.num_steps, critic="critic" in needs)
+    engine = NativeEngine(model, recipe.engine, template.end_ids)
+    rollouts = Rollouts(engine, template, recipe.tasks, config.rollouts, recipe.seed, config.max_staleness)
+    rl(stage, policy, engine, rollouts, config, lambda: watch(engine, template, recipe))
+
+
+def watch(engine: Engine, template: Template, recipe: Recipe) -> dict[str, float]:
+    """Accuracy on the validation split, by task and budget."""
+    config = EvalConfig(budgets=recipe.watch.budgets)
+    metrics: dict[str, float] = {}
+    for name, task in by_name(recipe.tasks).items():
+        problems = distinct(task, "valid", recipe.watch.problems)
+        for budget, groups in evaluate(engine, template, {name: task}, problems, config).items():
+            estimate = accuracy(groups)
+            at = f"valid/{name}@{budget}"
+            metrics |= {at: estimate.value, f"{at}_low": estimate.low, f"{at}_high": estimate.high}
+    return metrics
+
+
+def new_tokenizer(recipe: Recipe) -> Tokenizer:
+    """A tokenizer trained on what the tasks write and ask."""
+    return Tokenizer.train(tokenizer_texts(recipe.tasks, recipe.seed), recipe.vocabulary, recipe.template.control)
+
+
+def tokenizer_texts(shares: Sequence[Share], seed: int) -> list[str]:
+    texts = []
+    tasks = by_name(shares)
+    for number, problem in islice(numbered(shares, "train", seed), TOKENIZER_TEXTS):
+        rng = Random(f"tokenizer/{seed}/{number}")
+        shown = tasks[problem.task].demonstrate(problem, rng)
+        share = rng.choices(shares, [s.weight for s in shares])[0]
+        texts += [m.content for m in problem.prompt] + [shown.thought, shown.answer, document(share, rng)]
+    return texts
+
+
+def _load(directory: Path) -> tuple[Transformer, Template]:
+    loaded = load_model(directory)
+    return loaded.model, loaded.template

@@ -1,0 +1,195 @@
+"""Reinforcement learning: take groups, turn verdicts into advantages, update, hand the new weights to the engine.
+
+rollouts.take -> groups -> examples (advantages, weights) -> policy.update -> engine.load_weights -> record
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from steep.algorithms import Algorithm, advantages, gae, token_weights
+from steep.errors import SteepError
+from steep.models.weights import digest
+from steep.policies import Example, Policy, PolicyConfig
+from steep.rollouts import RolloutConfig, Rollouts, rows
+from steep.runs import Progress, Stage, Stopping
+from steep.types import Engine, Group, Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlConfig:
+    num_steps: int = 50
+    groups_per_step: int = 32
+    max_staleness: int = 0
+    """How many updates old the weights may be that sampled a group; 0 is synchronous."""
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    eval_every: int = 10
+    """Steps between evaluations on the validation split."""
+    checkpoint_every: int = 10
+
+
+def rl(
+    stage: Stage,
+    policy: Policy,
+    engine: Engine,
+    rollouts: Rollouts,
+    config: RlConfig,
+    evaluate: Callable[[], Mapping[str, float]],
+    reference: Policy | None = None,
+    teacher: Policy | None = None,
+) -> None:
+    """Run the steps that are left. `evaluate` measures the engine as it is; `reference` and `teacher` are frozen."""
+    start = resume(stage, policy, engine, rollouts)
+    baseline = {f"start/{k}": v for k, v in evaluate().items()} if start == 0 else {}
+    with Progress(config.num_steps, stage.name, start=start) as progress, Stopping() as stopping:
+        for step in range(start, config.num_steps):
+            began = time.monotonic()
+            groups = rollouts.take(config.groups_per_step)
+            sampled = time.monotonic()
+            examples = learn_from(groups, policy, config.algorithm, reference, teacher)
+            metrics = policy.update(examples, config.algorithm.loss) if examples else {}
+            sync(policy, engine, version=step + 1, changed=bool(examples))
+            metrics = describe(groups) | metrics | {"tokens_trained": sum(len(e.ids) for e in examples)} | baseline
+            baseline = {}
+            updated = time.monotonic()
+            if (step + 1) % config.eval_every == 0 or step + 1 == config.num_steps:
+                metrics |= evaluate()
+            speed = {
+                "sample_s": sampled - began,
+                "update_s": updated - sampled,
+                "tokens/s": metrics["tokens_sampled"] / (sampled - began),
+            }
+            stage.record(step, metrics, speed)
+            stage.save_rollouts(step, list(rows(groups, rollouts.template)))
+            shown = {k: metrics[k] for k in ("reward", "signal", "thought", "entropy") if k in metrics}
+            progress.update(step + 1, shown | {"tokens/s": speed["tokens/s"]})
+            progress.sample(sample_text(groups, rollouts))
+            if (step + 1) % config.checkpoint_every == 0 or stopping.asked or step + 1 == config.num_steps:
+                state = {"policy": policy.state(), "rollouts": rollouts.state()}
+                stage.save_checkpoint(step + 1, state, policy.weights())
+            if stopping.asked:
+                raise KeyboardInterrupt
+
+
+def resume(stage: Stage, policy: Policy, engine: Engine, rollouts: Rollouts) -> int:
+    """Load the newest whole checkpoint, if there is one; the step to begin with."""
+    checkpoint = stage.resume()
+    if checkpoint is not None:
+        policy.load_state(checkpoint.state["policy"], checkpoint.weights)
+        rollouts.load_state(checkpoint.state["rollouts"])
+    step = checkpoint.step if checkpoint else 0
+    engine.load_weights(policy.weights(engine.dtype), version=step)
+    return step
+
+
+def sync(policy: Policy, engine: Engine, version: int, changed: bool) -> None:
+    """Hand the weights over and compare the engine's receipt with what was sent."""
+    weights = policy.weights(engine.dtype)
+    before = engine.receipt
+    receipt = engine.load_weights(weights, version)
+    if receipt.digest != digest(weights):
+        raise SteepError(f"weight sync {version} failed: the engine holds other weights than were sent")
+    if changed and before is not None and receipt.digest == before.digest:
+        raise SteepError(f"weight sync {version} changed nothing though the policy was updated", "is the rate 0?")
+
+
+def learn_from(
+    groups: Sequence[Group],
+    policy: Policy,
+    algorithm: Algorithm,
+    reference: Policy | None = None,
+    teacher: Policy | None = None,
+) -> list[Example]:
+    """Examples with advantages and weights. Rollouts with an invalid verdict are dropped, groups without signal too."""
+    kept = [[r for r in g.rollouts if r.verdict is not None and r.verdict.kind != "invalid"] for g in groups]
+    scored = [(rollouts, [score(r, algorithm) for r in rollouts]) for rollouts in kept if rollouts]
+    if algorithm.needs_variance:
+        scored = [(rollouts, scores) for rollouts, scores in scored if min(scores) < max(scores)]
+    if not scored:
+        return []
+    by_group = advantages([np.array(scores) for _, scores in scored], algorithm.advantage)
+    lengths = [[int(r.sampled.sum()) for r in rollouts] for rollouts, _ in scored]
+    longest = max(limit(r) for rollouts, _ in scored for r in rollouts)
+    weights = token_weights(lengths, algorithm.weights, max_tokens=longest)
+    examples = [
+        example(rollout, advantage, weight)
+        for (rollouts, _), group_advantages, group_weights in zip(scored, by_group, weights, strict=True)
+        for rollout, advantage, weight in zip(rollouts, group_advantages, group_weights, strict=True)
+        if advantage != 0 or algorithm.needs  # without other models, no advantage means no gradient
+    ]
+    return with_other_models(examples, policy, algorithm, reference, teacher)
+
+
+def score(rollout: Rollout, algorithm: Algorithm) -> float:
+    assert rollout.verdict is not None
+    penalty = algorithm.overlong.penalty(len(rollout.ids), limit(rollout)) if algorithm.overlong else 0.0
+    return rollout.verdict.score + penalty
+
+
+def limit(rollout: Rollout) -> int:
+    """Tokens the rollout could have had."""
+    return (rollout.budget.thought or len(rollout.ids)) + rollout.budget.answer + len(rollout.budget.closing)
+
+
+def example(rollout: Rollout, advantage: float, weight: float) -> Example:
+    trained = np.flatnonzero(rollout.sampled)
+    return Example(
+        ids=np.concatenate([np.array(rollout.prompt_ids, np.int32), rollout.ids]),
+        trained=trained + len(rollout.prompt_ids),
+        weights=np.full(len(trained), weight, np.float32),
+        advantages=np.full(len(trained), advantage, np.float32),
+        sampler_logprobs=rollout.logprobs[trained],
+    )
+
+
+def with_other_models(
+    examples: list[Example], policy: Policy, algorithm: Algorithm, reference: Policy | None, teacher: Policy | None
+) -> list[Example]:
+    """Add what the loss needs from a critic, a reference or a teacher."""
+    fields: list[dict[str, Any]] = [{} for _ in examples]
+    for name, scorer in (("reference", reference), ("teacher", teacher)):
+        if name in algorithm.needs:
+            assert scorer is not None, f"the loss needs a {name}"
+            for extra, logprobs in zip(fields, scorer.logprobs(examples), strict=True):
+                extra[f"{name}_logprobs"] = logprobs
+    if algorithm.gae is not None:
+        for extra, e, values in zip(fields, examples, policy.values(examples), strict=True):
+            assert e.advantages is not None
+            rewards = np.zeros(len(values))
+            rewards[-1] = e.advantages[-1]
+            spread, returns = gae(rewards, values, algorithm.gae)
+            extra |= {"advantages": spread.astype(np.float32), "returns": returns.astype(np.float32)}
+            extra["old_values"] = values
+    return [Example(**{**vars(e), **extra}) for e, extra in zip(examples, fields, strict=True)]
+
+
+def describe(groups: Sequence[Group]) -> dict[str, float]:
+    """What to record of the groups of a step: reward first, then whether there is anything to learn from."""
+    rollouts = [r for g in groups for r in g.rollouts]
+    verdicts = [r.verdict for r in rollouts if r.verdict is not None]
+    valid = [v.score for v in verdicts if v.kind != "invalid"]
+    varied = [len({r.verdict.score for r in g.rollouts if r.verdict}) > 1 for g in groups]
+    return {
+        "reward": float(np.mean(valid)) if valid else 0.0,
+        "signal": float(np.mean(varied)),
+        "thought": float(np.mean([r.thought_tokens for r in rollouts])),
+        "interrupted": float(np.mean([r.interrupted for r in rollouts])),
+        "truncated": float(np.mean([r.stop == "length" for r in rollouts])),
+        "invalid": 1 - len(valid) / len(verdicts),
+        "budget": float(np.mean([g.rollouts[0].budget.thought or 0 for g in groups])),
+        "tokens_sampled": sum(len(r.ids) for r in rollouts),
+    }
+
+
+def sample_text(groups: Sequence[Group], rollouts: Rollouts) -> str:
+    """One rollout as a person would read it."""
+    group = groups[0]
+    rollout = group.rollouts[0]
+    ids, template = rollout.ids.tolist(), rollouts.template
+    verdict = rollout.verdict.kind if rollout.verdict else "?"
+    return f"{group.problem.prompt[-1].content}\n{template.thought(ids)}\n=> {template.answer(ids)}  [{verdict}]"

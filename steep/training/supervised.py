@@ -1,0 +1,42 @@
+"""The loop of pretraining and fine-tuning: batches that are a function of the step's number, one update each."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from steep.algorithms import Rft
+from steep.policies import Example, Policy, PolicyConfig
+from steep.runs import Progress, Stage, Stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig:
+    steps: int = 200
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    checkpoint_every: int = 100
+
+
+def train_supervised(
+    stage: Stage, policy: Policy, config: SupervisedConfig, batch: Callable[[int], Sequence[Example]]
+) -> None:
+    """Run the steps that are left. `batch(step)` is the same whenever it is asked, so a resumed run is the same run."""
+    checkpoint = stage.resume()
+    start = 0
+    if checkpoint is not None:
+        start = checkpoint.step
+        policy.load_state(checkpoint.state, checkpoint.weights)
+    loss = Rft()
+    with Progress(config.steps, stage.name, start=start) as progress, Stopping() as stopping:
+        for step in range(start, config.steps):
+            began = time.monotonic()
+            examples = batch(step)
+            metrics = policy.update(examples, loss)
+            tokens = sum(len(e.ids) for e in examples)
+            shown = {"loss": metrics["loss"], "lr": metrics["lr"], "grad_norm": metrics["grad_norm"], "tokens": tokens}
+            speed = tokens / (time.monotonic() - began)
+            stage.record(step, shown, {"tokens/s": speed})
+            progress.update(step + 1, {"loss": metrics["loss"], "tokens/s": speed})
+            if (step + 1) % config.checkpoint_every == 0 or stopping.asked or step + 1 == config.steps:
+                stage.save_checkpoint(step + 1, policy.state(), policy.weights())
+            if stopping.asked:
+                raise KeyboardInterrupt

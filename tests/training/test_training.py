@@ -1,0 +1,231 @@
+"""The loops on a tiny recipe: they learn, resume bitwise, and say what they did."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from steep.algorithms import PRESETS, Algorithm
+from steep.config import load_recipe, override
+from steep.engines import load_model
+from steep.errors import SteepError
+from steep.policies import OptimizerConfig, Policy, PolicyConfig
+from steep.runs import Run
+from steep.tasks.countdown import Countdown
+from steep.tokens import Template, Tokenizer, compact
+from steep.training import rl as rl_module
+from steep.training.recipe import Recipe, begin, run_recipe
+from steep.training.rl import describe, learn_from
+from steep.training.sft import SftConfig, demonstration
+from steep.types import Budget, Group, Rollout, correct, invalid, wrong
+
+TINY = Path(__file__).parent.parent / "recipes" / "tiny.py"
+
+
+def tiny(*overrides: str) -> Recipe:
+    return override(load_recipe(TINY), overrides)
+
+
+def carry_out(path: Path, recipe: Recipe) -> Run:
+    with Run.create(path, recipe=TINY, overrides=[], config=recipe, seed=0) as run:
+        run_recipe(run, recipe, Console(quiet=True))
+    return run
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    carry_out(path, tiny())
+    return path
+
+
+def test_every_stage_leaves_a_model_and_metrics(finished: Path):
+    for stage in ("pretrain", "sft", "rl"):
+        assert load_model(finished / stage).model.config.hidden_size == 32
+        assert len(lines(finished / stage / "metrics.jsonl")) == 3
+    assert load_model(finished).path == finished / "rl" / "model"
+    last = json.loads(lines(finished / "rl" / "metrics.jsonl")[-1])
+    for key in ("reward", "signal", "thought", "invalid", "tokens_sampled", "valid/arithmetic@16"):
+        assert key in last
+    assert "start/valid/arithmetic@16" in json.loads(lines(finished / "rl" / "metrics.jsonl")[0])
+
+
+def test_two_runs_of_a_recipe_are_the_same_run(finished: Path, tmp_path: Path):
+    carry_out(tmp_path / "again", tiny())
+    for stage in ("pretrain", "sft", "rl"):
+        ours, theirs = (p / stage for p in (tmp_path / "again", finished))
+        assert lines(ours / "metrics.jsonl") == lines(theirs / "metrics.jsonl")
+        assert (ours / "model/model.safetensors").read_bytes() == (theirs / "model/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "rl"])
+def test_a_run_that_is_cut_resumes_bitwise(stage: str, finished: Path, tmp_path: Path, monkeypatch):
+    """Stop after the first step of a stage, as a kill would, then go on: the same log and the same weights."""
+    path = tmp_path / "cut"
+    updates = 0
+    before = {"pretrain": 0, "sft": 3, "rl": 6}[stage]
+    plain = Policy.update
+
+    def cut(self, examples, loss):
+        nonlocal updates
+        updates += 1
+        if updates == before + 3:
+            raise RuntimeError("cut")
+        return plain(self, examples, loss)
+
+    monkeypatch.setattr(Policy, "update", cut)
+    if stage == "rl":  # steps without signal make no update: count the steps that ask for examples instead
+        monkeypatch.setattr(Policy, "update", plain)
+        learn = rl_module.learn_from
+        asked = 0
+
+        def cut_learning(*arguments, **more):
+            nonlocal asked
+            asked += 1
+            if asked == 3:
+                raise RuntimeError("cut")
+            return learn(*arguments, **more)
+
+        monkeypatch.setattr(rl_module, "learn_from", cut_learning)
+    with pytest.raises(RuntimeError, match="cut"):
+        carry_out(path, tiny())
+    monkeypatch.undo()
+    with Run.open(path).resume(tiny()) as run:
+        run_recipe(run, tiny(), Console(quiet=True))
+    for name in ("pretrain", "sft", "rl"):
+        assert lines(path / name / "metrics.jsonl") == lines(finished / name / "metrics.jsonl")
+        ours, theirs = ((p / name / "model/model.safetensors").read_bytes() for p in (path, finished))
+        assert ours == theirs
+
+
+def test_supervised_training_lowers_the_loss(tmp_path: Path):
+    recipe = tiny("--rl", "none", "--pretrain", "none", "--sft.steps", "60", "--sft.examples", "16")
+    recipe = replace(recipe, sft=replace(recipe.sft, policy=PolicyConfig(optimizer=OptimizerConfig(lr=1e-2))))
+    run = carry_out(tmp_path / "sft", recipe)
+    losses = [row["loss"] for row in run.stage("sft").metrics()]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2.5
+
+
+def template() -> Template:
+    return Template(Tokenizer.train(["Use 3, 5 and 8 to make 24. 8-3=5 5*5=25"], 300, compact().control), compact())
+
+
+def test_a_demonstration_trains_what_the_model_writes_and_nothing_else():
+    made, task = template(), Countdown(slips=0.0)
+    problem = next(task.problems("train", 0))
+    ids, trained = demonstration(made, task, problem, SftConfig(cut_share=0.0, max_tokens=5000), Random(0))
+    prompt = made.render(problem.prompt)
+    assert tuple(ids[: len(prompt)]) == prompt
+    assert trained.tolist() == list(range(len(prompt), len(ids)))
+    shown = task.demonstrate(problem, Random(0))
+    assert made.answer(ids[len(prompt) :].tolist()) == shown.answer or shown.answer
+
+
+def test_a_cut_demonstration_does_not_train_the_closing():
+    config = replace(compact(), closing="Time is up.")
+    made, task = Template(template().tokenizer, config), Countdown()
+    closing = list(made.budget(1, 8).closing)
+    cuts = 0
+    for seed in range(40):
+        problem = next(task.problems("train", seed))
+        ids, trained = demonstration(made, task, problem, SftConfig(cut_share=1.0, max_tokens=5000), Random(seed))
+        prompt = len(made.render(problem.prompt))
+        untrained = [i for i in range(prompt, len(ids)) if i not in set(trained.tolist())]
+        forced = ids[untrained].tolist()
+        assert forced in (closing, closing[-1:])
+        cuts += forced == closing
+        assert ids[-1] in made.end_ids
+    assert cuts > 20
+
+
+def rollout(score: float | None, length: int = 5, forced: int = 0, seed: int = 0) -> Rollout:
+    rng = np.random.default_rng(seed)
+    sampled = np.ones(length, np.bool_)
+    sampled[2 : 2 + forced] = False
+    verdict = invalid("broken") if score is None else correct() if score == 1 else wrong("no")
+    return Rollout(
+        prompt_ids=(1, 2),
+        ids=rng.integers(3, 20, length).astype(np.int32),
+        logprobs=np.where(sampled, -1.5, 0).astype(np.float32),
+        sampled=sampled,
+        versions=np.zeros(length, np.int32),
+        thought_len=2 + forced,
+        stop="end",
+        budget=Budget(thought=2, answer=4, closing=(9,)),
+        seed=seed,
+        sample=0,
+        verdict=verdict,
+    )
+
+
+def group(*scores: float | None, **more: int) -> Group:
+    problem, _, _ = Countdown().examples()[0]
+    return Group(problem=problem, rollouts=tuple(rollout(s, seed=i, **more) for i, s in enumerate(scores)))
+
+
+def small_policy(critic: bool = False) -> Policy:
+    model, _ = begin(tiny())
+    torch.manual_seed(0)
+    return Policy(model, PolicyConfig(), 5, critic=critic)
+
+
+def test_groups_become_examples_with_advantages_and_weights():
+    groups = [group(1, 0, 0, 1), group(1, 1), group(0, None, 1)]
+    examples = learn_from(groups, small_policy(), Algorithm())
+    assert len(examples) == 6  # the flat group is gone, and so is the invalid rollout
+    assert sum(float(e.weights.sum()) for e in examples) == pytest.approx(1)
+    per_prompt = [float(sum(e.weights.sum() for e in part)) for part in (examples[:4], examples[4:])]
+    assert per_prompt == pytest.approx([0.5, 0.5])
+    assert [round(float(e.advantages[0]), 4) for e in examples] == [1, -1, -1, 1, -1, 1]
+
+
+def test_forced_tokens_are_not_trained():
+    examples = learn_from([group(1, 0, length=7, forced=3)], small_policy(), Algorithm())
+    for e in examples:
+        assert e.trained.tolist() == [2, 3, 7, 8]
+        assert (e.sampler_logprobs == -1.5).all()
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_takes_a_step(name: str):
+    algorithm = PRESETS[name]()
+    policy = small_policy("critic" in algorithm.needs)
+    reference, teacher = small_policy(), small_policy()
+    with torch.no_grad():
+        teacher.model.embedding.weight.mul_(1.1)
+    before = policy.weights()["layers.0.out.weight"].clone()
+    groups = [group(1, 0, 0, 1), group(1, 1)]
+    examples = learn_from(groups, policy, algorithm, reference, teacher)
+    metrics = policy.update(examples, algorithm.loss)
+    assert np.isfinite(metrics["loss"])
+    assert metrics["grad_norm"] > 0
+    assert not torch.equal(before, policy.weights()["layers.0.out.weight"])
+
+
+def test_a_batch_without_signal_makes_no_update():
+    assert learn_from([group(1, 1), group(0, 0), group(None, None)], small_policy(), Algorithm()) == []
+
+
+def test_what_is_recorded_of_a_step():
+    metrics = describe([group(1, 0), group(1, 1), group(0, None)])
+    assert metrics["reward"] == pytest.approx(3 / 5)
+    assert metrics["signal"] == pytest.approx(1 / 3)  # an invalid verdict is no signal
+    assert metrics["invalid"] == pytest.approx(1 / 6)
+    assert metrics["tokens_sampled"] == 30
+
+
+def test_a_sync_that_changed_nothing_stops_the_run(tmp_path: Path, monkeypatch):
+    recipe = tiny("--sft.steps", "1", "--pretrain", "none", "--rl.policy.optimizer.lr", "0")
+    examples = learn_from([group(1, 0)], small_policy(), Algorithm())
+    monkeypatch.setattr(rl_module, "learn_from", lambda *_: examples)
+    with pytest.raises(SteepError, match="changed nothing"):
+        carry_out(tmp_path / "still", recipe)
