@@ -128,6 +128,8 @@ def to_json(config: Any) -> Any:
         return [to_json(v) for v in config]
     if config is None or isinstance(config, (str, int, float, bool)):
         return config
+    if callable(config):  # by name: its address is another one in every process
+        return f"{config.__module__}.{config.__qualname__}"
     return str(config)
 
 

@@ -2,7 +2,7 @@
 
 from steep.runs.checkpoint import Checkpoint, Rejection, load_latest, save
 from steep.runs.environment import git, machine, machine_line, versions
-from steep.runs.evidence import Claim, evidence, write_evidence
+from steep.runs.evidence import Claim, evidence, read_claims, write_evidence
 from steep.runs.files import Log, read_json, write_atomic, write_json
 from steep.runs.listing import ABSENT, Comparison, Row, RunDetail, RunSummary, StageSummary, compare, list_runs, show
 from steep.runs.progress import Progress, duration, number, printable
@@ -38,6 +38,7 @@ __all__ = [
     "machine_line",
     "number",
     "printable",
+    "read_claims",
     "read_json",
     "save",
     "show",

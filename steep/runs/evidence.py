@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steep.runs import environment
-from steep.runs.files import write_json
+from steep.runs.files import read_json, write_json
 
 BAR = re.compile(r"(>=|<=|==|>|<) *([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt}
@@ -80,3 +80,9 @@ def write_evidence(path: Path, claims: Sequence[Claim], seconds: float) -> dict[
     document = evidence(claims, seconds)
     write_json(path, document)
     return document
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """The claims that `write_evidence` wrote; none if there is no such file."""
+    rows = read_json(path)["claims"] if path.is_file() else []
+    return [Claim(**{name: value for name, value in row.items() if name != "holds"}) for row in rows]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from steep.errors import ConfigError
+from steep.errors import ConfigError, SteepError
 from steep.types import Demonstrator, Problem, Split, Task
 
 
@@ -27,13 +27,24 @@ def by_name(shares: Sequence[Share]) -> Mapping[str, Demonstrator]:
     return tasks
 
 
+def problems(task: Task, split: Split, seed: int, level: int | None = None, start: int = 0) -> Iterator[Problem]:
+    """A task's problems. Tasks are foreign code: what one raises is told with its name."""
+    try:
+        yield from task.problems(split, seed, level=level, start=start)
+    except SteepError:
+        raise
+    except Exception as error:
+        message = f"the task {task.name} cannot make problems: {type(error).__name__}: {error}"
+        raise SteepError(message, "mend its problems(); STEEP_DEBUG=1 shows where") from error
+
+
 def numbered(shares: Sequence[Share], split: Split, seed: int, start: int = 0) -> Iterator[tuple[int, Problem]]:
     """Problems number `start`, `start + 1`, ... of the mixture: number alone decides task, level and problem."""
     number = start
     while True:
         rng = Random(f"mixture/{split}/{seed}/{number}")
         task = rng.choices([s.task for s in shares], [s.weight for s in shares])[0]
-        yield number, next(task.problems(split, seed, level=rng.choice(task.levels), start=number))
+        yield number, next(problems(task, split, seed, rng.choice(task.levels), number))
         number += 1
 
 
@@ -41,7 +52,7 @@ def distinct(task: Task, split: Split, count: int, seed: int = 0, level: int | N
     """The first `count` different problems of a split; fewer where a level has no more."""
     found: dict[str, Problem] = {}
     repeats = 0
-    for problem in task.problems(split, seed, level):
+    for problem in problems(task, split, seed, level):
         repeats = repeats + 1 if problem.id in found else 0
         found.setdefault(problem.id, problem)
         if len(found) == count or repeats > 2000:

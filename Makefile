@@ -1,0 +1,67 @@
+# PYTHON   the Python to make the environment with, 3.11 or newer
+# VENV     where to make it
+#
+# On Linux an index may offer torch in a build for CUDA, of several gigabytes. For the build for the CPU, set
+# PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to an index that has it before the first `make`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PINNED := pyproject.toml constraints.txt
+RUN := runs/nano
+CLAIMS := runs/nano_claims
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint claims bench clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "PYTHON=python3.12 chooses a Python. If pip wants to fetch CUDA packages that you do not need, point"
+	@echo "PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to an index that has torch for the CPU."
+
+demo: $(VENV)/core.stamp ## train the nano model on this machine, and report on it
+	@if [ -e $(RUN)/run.json ]; then $(BIN)/steep resume $(RUN); else $(BIN)/steep train recipes/nano.py; fi
+	@$(BIN)/steep report $(RUN)
+	@echo
+	@echo "Go on with:"
+	@echo "  $(BIN)/steep chat $(RUN)"
+	@echo "  $(BIN)/steep eval $(RUN) --task countdown --budgets 0,64,256"
+
+test: $(VENV)/dev.stamp ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp ## check style, types and the order of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+claims: $(VENV)/core.stamp ## measure the figures that the docs quote again; takes hours, and goes on where it stopped
+	@if [ -e $(CLAIMS)/run.json ]; then $(BIN)/steep resume $(CLAIMS); else $(BIN)/steep train recipes/nano_claims.py; fi
+	@$(BIN)/steep report $(CLAIMS)
+
+bench: $(VENV)/dev.stamp ## run the benchmarks, one after another
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean: ## delete the environment and what the tools cached; runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "steep needs Python 3.11 or newer, and $(PYTHON) is not: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
+		exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		rm -rf $(VENV); echo "$(PYTHON) cannot make environments: on Debian, apt install python3-venv"; exit 1; }
+
+$(VENV)/core.stamp: $(PINNED) | $(VENV)/bin/python
+	@echo "installing steep into $(VENV); this takes some minutes, once"
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(PINNED) | $(VENV)/bin/python
+	@echo "installing steep and its [dev] extra into $(VENV); this takes some minutes, once"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/core.stamp

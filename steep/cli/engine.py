@@ -1,0 +1,28 @@
+"""An engine for a model on this machine."""
+
+import psutil
+
+from steep.engines import LoadedModel, NativeConfig, NativeEngine
+from steep.errors import SteepError
+from steep.models.transformer import ModelConfig
+
+CACHE_SHARE = 0.25
+"""The part of the free memory that a cache may take."""
+FLOAT_BYTES = 4
+
+
+def new_engine(loaded: LoadedModel, rows: int, context: int) -> NativeEngine:
+    """An engine that decodes `rows` sequences of `context` tokens together, or fewer where memory is short."""
+    fit = int(CACHE_SHARE * psutil.virtual_memory().available / row_bytes(loaded.model.config, context))
+    if fit == 0:
+        raise SteepError(
+            f"one sequence of {context} tokens does not fit the free memory",
+            "choose smaller budgets, or close other programs",
+        )
+    config = NativeConfig(rows=min(rows, fit), context=context)
+    return NativeEngine(loaded.model, config, loaded.template.end_ids)
+
+
+def row_bytes(config: ModelConfig, context: int) -> int:
+    """Keys and values of one sequence."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * context * FLOAT_BYTES

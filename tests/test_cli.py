@@ -1,0 +1,430 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from steep.cli import main
+from steep.cli.arguments import split_overrides
+from steep.cli.chat import Conversation, Reply
+from steep.cli.entry import explain
+from steep.engines import load_model
+from steep.errors import SteepError
+from steep.runs import Run, Stage
+from steep.runs import files as files_module
+
+TINY = str(Path(__file__).parent / "recipes" / "tiny.py")
+ONE_STAGE = ["--pretrain", "none", "--rl", "none"]
+
+BROKEN_TASK = """
+from dataclasses import dataclass
+from steep.tasks.arithmetic import Arithmetic
+
+@dataclass(frozen=True, kw_only=True)
+class NoProblems(Arithmetic):
+    def problems(self, split, seed, level=None, start=0):
+        raise KeyError("word list")
+
+@dataclass(frozen=True, kw_only=True)
+class NoVerdict(Arithmetic):
+    def verify(self, problem, answer):
+        raise RuntimeError("checker is gone")
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A finished run of the tiny recipe."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", TINY, "--run", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def failed(capsys, *words):
+    """What a command that exits with 2 says."""
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("steep: ")
+    assert "Traceback" not in told
+    return told
+
+
+def last_json(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def process(*words, **options):
+    """`steep` in a process of its own."""
+    text = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-m", "steep.cli", *words], **(text | options))
+
+
+# Words
+
+
+def test_help_comes_without_torch():
+    code = "import sys\nfrom steep.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass\n"
+    code += "print('torch' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.splitlines()[-1] == "False"
+    assert "steep train recipes/nano.py" in loaded.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "eval", "report", "chat", "runs", "doctor"])
+def test_every_command_shows_examples(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert f"examples:\n  steep {command}" in capsys.readouterr().out
+
+
+def test_an_unknown_command_gets_the_nearest(capsys):
+    assert failed(capsys, "trian") == "steep: there is no command 'trian'\n  did you mean train?\n"
+
+
+def test_overrides_are_told_from_the_options_of_train():
+    own = ["r.py", "--run", "a", "--json", "--run=b"]
+    overrides = ["--seed", "3", "--rl.lr=-1", "--x", "-2"]
+    assert split_overrides([*overrides[:2], own[0], overrides[2], *own[1:3], *overrides[3:], *own[3:]]) == (
+        own,
+        overrides,
+    )
+
+
+@pytest.mark.parametrize("words", [["--budgets", "0,x"], ["--samples", "0"], ["--budgets=-1"]])
+def test_numbers_are_checked(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["eval", "m", "--task", "countdown", *words])
+    assert left.value.code == 2
+    assert "is not a whole number from" in capsys.readouterr().err
+
+
+# Errors
+
+
+def test_what_is_no_bug_is_told_without_a_traceback():
+    assert explain(SteepError("wrong", "mend it")) == "steep: wrong\n  mend it"
+    full = explain(OSError(errno.ENOSPC, "No space left on device", "runs/x"))
+    assert full == "steep: the disk is full: runs/x could not be written\n  free some space"
+    assert "Permission denied" in explain(PermissionError(errno.EACCES, "Permission denied", "/x"))
+    assert explain(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+
+
+def test_debugging_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("STEEP_DEBUG", "1")
+    with pytest.raises(SteepError):
+        main(["trian"])
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    steep = process("runs", stdout=writing)
+    os.close(writing)
+    assert steep.communicate(timeout=60)[1] == ""
+    assert steep.returncode == 0
+
+
+def test_a_full_disk_is_told(elsewhere, capsys, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files_module.os, "fsync", full)
+    assert "the disk is full" in failed(capsys, "train", TINY)
+
+
+# Training
+
+
+def test_a_run_has_every_stage(tiny):
+    run = Run.open(tiny)
+    assert run.status == "finished"
+    assert [(s.name, len(s.metrics()), s.finished) for s in run.stages()] == [
+        ("pretrain", 3, True),
+        ("sft", 3, True),
+        ("rl", 3, True),
+        ("eval", 0, True),
+    ]
+
+
+def test_a_finished_run_is_not_run_again(tiny, capsys):
+    before = (tiny / "run.json").read_bytes()
+    assert main(["train", TINY, "--run", str(tiny)]) == 0
+    assert f"steep chat {tiny}" in capsys.readouterr().out
+    assert main(["resume", str(tiny)]) == 0
+    assert (tiny / "run.json").read_bytes() == before
+
+
+def test_another_config_needs_another_name(tiny, capsys):
+    told = failed(capsys, "train", TINY, "--run", str(tiny), "--seed", "1", "--rl.num_steps", "9")
+    assert "another config: seed, rl.num_steps\n  choose another name with --run NAME" in told
+
+
+def test_an_unfinished_run_is_to_be_resumed(elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr("steep.cli.train.run_recipe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert main(["train", TINY]) == 130
+    assert "go on with `steep resume runs/tiny`" in capsys.readouterr().err
+    told = failed(capsys, "train", TINY)
+    assert told == "steep: runs/tiny was begun before: stopped\n  go on with `steep resume runs/tiny`\n"
+
+
+def test_a_changed_recipe_cannot_be_resumed(elsewhere, capsys, monkeypatch):
+    recipe = elsewhere / "mine.py"
+    recipe.write_text(Path(TINY).read_text())
+    monkeypatch.setattr("steep.cli.train.run_recipe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert main(["train", "mine.py"]) == 130
+    recipe.write_text(recipe.read_text().replace("vocabulary=300", "vocabulary=301"))
+    capsys.readouterr()
+    assert "mine.py is not what runs/mine began with: vocabulary" in failed(capsys, "resume", "runs/mine")
+    recipe.unlink()
+    assert "the recipe of runs/mine is gone: mine.py" in failed(capsys, "resume", "runs/mine")
+
+
+def test_ctrl_c_stops_a_run_that_can_be_resumed(tmp_path):
+    path = tmp_path / "tiny"
+    options = [*ONE_STAGE, "--sft.steps", "200", "--sft.checkpoint_every", "20"]
+    steep = process("train", TINY, "--run", str(path), *options)
+    metrics = path / "sft" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while steep.poll() is None and time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.02)
+    steep.send_signal(signal.SIGINT)
+    _, told = steep.communicate(timeout=60)
+    assert steep.returncode == 130
+    assert told == f"steep: stopped; go on with `steep resume {path}`\n"
+    assert Run.open(path).status == "stopped"
+    assert main(["resume", str(path)]) == 0
+    assert [row["step"] for row in Stage(path / "sft").metrics()] == list(range(200))
+
+
+def test_train_tells_json_last_and_only(elsewhere, capsys):
+    assert main(["train", TINY, "--json", "--run", "short", *ONE_STAGE]) == 0
+    out = capsys.readouterr().out
+    told = json.loads(out)
+    assert told["summary"]["path"] == "runs/short"
+    assert [(s["name"], s["step"]) for s in told["stages"]] == [("sft", 2), ("eval", None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def config(:\n", "SyntaxError"),
+        ("def config():\n    return 3\n", "returns a int\n  it must return a Recipe"),
+        (
+            "from steep.training.recipe import Recipe\ndef config():\n    return Recipe(tasks=(), stepz=3)\n",
+            "bad.py, line 3: TypeError: Recipe.__init__() got an unexpected keyword argument 'stepz'",
+        ),
+    ],
+)
+def test_a_bad_recipe_is_told(text, message, elsewhere, capsys):
+    Path("bad.py").write_text(text)
+    assert message in failed(capsys, "train", "bad.py")
+    assert not Path("runs").exists()
+
+
+def test_a_bad_field_is_told(elsewhere, capsys):
+    assert "no field 'num_stepz' in RlConfig\n  did you mean num_steps" in failed(
+        capsys, "train", TINY, "--rl.num_stepz", "3"
+    )
+    assert "--rl.num_steps x: Input should be a valid integer" in failed(capsys, "train", TINY, "--rl.num_steps", "x")
+    assert "there is no recipe at no.py" in failed(capsys, "train", "no.py")
+    assert not Path("runs").exists()
+
+
+# Tasks that raise
+
+
+def broken(class_name):
+    """Write a recipe whose task is a class of BROKEN_TASK."""
+    recipe = Path(TINY).read_text().replace("Share(task=Arithmetic(", f"Share(task={class_name}(")
+    Path("mine.py").write_text(BROKEN_TASK + recipe)
+
+
+def test_a_checker_that_raises_is_counted(elsewhere):
+    broken("NoVerdict")
+    # Long answers: one that is not finished is wrong, whatever its checker would say.
+    assert main(["train", "mine.py", "--pretrain", "none", "--rl.rollouts.answer", "128"]) == 0
+    stage = Run.open(Path("runs/mine")).stage("rl")
+    judged = [row for row in stage.rollouts() if row["verdict"] == "invalid"]
+    assert judged
+    assert {row["reason"] for row in judged} == {"RuntimeError: checker is gone"}
+    assert max(row["invalid"] for row in stage.metrics()) > 0
+
+
+def test_a_task_without_problems_is_named(elsewhere, capsys):
+    broken("NoProblems")
+    assert "the task arithmetic cannot make problems: KeyError: 'word list'" in failed(capsys, "train", "mine.py")
+
+
+def test_a_task_to_evaluate_without_problems_is_named(tiny, elsewhere, capsys):
+    Path("broken.py").write_text(BROKEN_TASK)
+    told = failed(capsys, "eval", str(tiny), "--task", "broken.py:NoProblems")
+    assert "the task arithmetic cannot make problems: KeyError: 'word list'" in told
+
+
+# Evaluation
+
+
+def test_eval_measures_every_budget_and_level(tiny, elsewhere, capsys):
+    words = ["--task", "arithmetic", "--levels", "1,2", "--budgets", "8,0", "--problems", "6"]
+    assert main(["eval", str(tiny), *words, "--json"]) == 0
+    told = last_json(capsys)
+    assert {(c["model"], c["task"], c["mode"]) for c in told["cells"]} == {("tiny/rl", "arithmetic", "sampled")}
+    assert sorted((c["level"] or 0, c["budget"], c["problems"]) for c in told["cells"]) == [
+        (0, 0, 6),
+        (0, 8, 6),
+        (1, 0, 3),
+        (1, 8, 3),
+        (2, 0, 3),
+        (2, 8, 3),
+    ]
+    assert Path(told["out"]).parent == Path("runs/evals")
+    assert sum(1 for _ in Stage(Path(told["out"])).rollouts()) == 12
+
+
+def test_eval_of_a_task_in_a_file(tiny, elsewhere, capsys):
+    Path("mine.py").write_text(BROKEN_TASK)
+    words = ["--task", "mine.py:NoVerdict", "--budgets", "0", "--problems", "4", "--answer", "200", "--out", "e"]
+    assert main(["eval", str(tiny), *words, "--greedy"]) == 0
+    assert "kept in e" in capsys.readouterr().out
+    assert json.loads(Path("e/cells.json").read_text())[0]["mode"] == "greedy"
+
+
+def test_an_evaluation_is_not_mixed_with_another(tiny, elsewhere, capsys):
+    words = ["eval", str(tiny), "--task", "arithmetic", "--problems", "2", "--out", "e"]
+    assert main([*words, "--budgets", "0"]) == 0
+    assert main([*words, "--budgets", "0"]) == 0
+    assert "e holds another evaluation" in failed(capsys, *words, "--budgets", "8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "countdwn"], "there is no task 'countdwn'\n  did you mean countdown?"),
+        (["--task", "no.py:Riddles"], "there is no file no.py"),
+        (["--task", "arithmetic", "--levels", "99"], "arithmetic has no levels [99]"),
+        (
+            ["--task", "arithmetic", "--budgets", "4096"],
+            "a budget of 4096 tokens does not fit the model's",
+        ),
+    ],
+)
+def test_a_bad_evaluation_is_told(words, message, tiny, elsewhere, capsys):
+    assert message in failed(capsys, "eval", str(tiny), *words)
+
+
+def test_a_model_that_is_not_there_is_told(tiny, elsewhere, capsys):
+    assert "there is no model at nowhere" in failed(capsys, "eval", "nowhere", "--task", "countdown")
+    (elsewhere / "empty").mkdir()
+    assert "empty holds no model yet" in failed(capsys, "chat", "empty", "hello")
+    half = elsewhere / "half"
+    half.mkdir()
+    (half / "config.json").write_bytes((tiny / "rl" / "model" / "config.json").read_bytes())
+    assert "half" in failed(capsys, "chat", "half", "hello")
+
+
+# Reports, listings, doctor
+
+
+def test_report_writes_a_page(tiny, tmp_path, capsys):
+    assert main(["report", str(tiny), "--out", str(tmp_path / "report"), "--json"]) == 0
+    assert Path(last_json(capsys)["index"]).read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_report_of_nothing_is_told(elsewhere, capsys):
+    assert "nowhere" in failed(capsys, "report", "nowhere")
+
+
+def test_runs_are_listed_shown_and_compared(tiny, capsys):
+    root = ["--root", str(tiny.parent)]
+    assert main(["runs", *root]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("tiny  finished  eval")
+    assert main(["runs", "show", "tiny", *root]) == 0
+    assert "recipe   " in capsys.readouterr().out
+    assert main(["runs", "compare", "tiny", str(tiny), *root, "--json"]) == 0
+    assert last_json(capsys)["names"] == ["tiny", "tiny"]
+
+
+def test_runs_says_what_is_wrong(elsewhere, capsys):
+    assert main(["runs"]) == 0
+    assert "there are no runs in runs; begin one with" in capsys.readouterr().out
+    assert "did you mean show?" in failed(capsys, "runs", "shwo")
+    assert "`steep runs compare` with 1 runs" in failed(capsys, "runs", "compare", "a")
+    assert "a is not a run" in failed(capsys, "runs", "show", "a")
+
+
+def test_doctor_checks_the_machine(elsewhere, capsys):
+    assert main(["doctor", "--json"]) == 0
+    checks = {check["name"]: check for check in last_json(capsys)["checks"]}
+    assert {"python", "torch", "memory", "disk", "threads", "kernels", "speed", "[dev]"} <= checks.keys()
+    assert all(check["status"] == "ok" or check["fix"] for check in checks.values())
+
+
+# Chat
+
+
+def test_chat_answers_an_argument(tiny, capsys):
+    assert main(["chat", str(tiny), "--budget", "8", "What is 2+3?"]) == 0
+    told = capsys.readouterr()
+    assert "[thought " in told.err  # standard output is no terminal: it has the answer only
+    assert "[thought " not in told.out
+    assert "\x1b" not in told.out
+
+
+def test_chat_answers_standard_input(tiny, capsys, monkeypatch, tmp_path):
+    (tmp_path / "question").write_text("What is 2+3?\n")
+    with open(tmp_path / "question") as question:
+        monkeypatch.setattr(sys, "stdin", question)
+        assert main(["chat", str(tiny), "--effort", "none", "--greedy", "--json"]) == 0
+    told = last_json(capsys)
+    assert told["thought_tokens"] == 0
+    assert not told["cut"]
+    assert not told["stopped"]
+
+
+def test_a_conversation_on_a_terminal(tiny, capsys, monkeypatch):
+    lines = iter(["/budget 4", "What is 2+3?", "/effort huge", "/what", "/new", "What is 1+1? " * 60, "What is 4+4?"])
+
+    def typed(prompt):
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert main(["chat", str(tiny)]) == 0
+    out = capsys.readouterr().out
+    assert "thinking for up to 64 tokens" in out
+    assert "thinking for up to 4 tokens" in out
+    assert "the model has no effort 'huge'" in out
+    assert "/quit" in out
+    assert "forgotten" in out
+    assert "do not fit a context of 256" in out
+    assert out.count("[thought ") == 2
+
+
+def test_old_turns_make_way(tiny):
+    template = load_model(tiny).template
+    conversation = Conversation(template, context=128, system="Be brief.")
+    counts = {"thought_tokens": 0, "answer_tokens": 8, "seconds": 0.0, "cut": False, "ended": True, "stopped": False}
+    reply = Reply(thought="", answer="five " * 8, **counts)
+    budget, dropped = template.budget(32, 16), 0
+    for _ in range(6):
+        ids, more = conversation.prompt("What is 2+3?", budget)
+        assert len(ids) <= 128 - 32 - 16 - len(budget.closing)
+        assert template.tokenizer.decode(ids).startswith("Be brief.")
+        dropped += more
+        conversation.add("What is 2+3?", reply)
+    assert dropped > 0
