@@ -10,10 +10,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := pyproject.toml constraints.txt
 RUN := runs/nano
-CLAIMS := runs/nano_claims
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint claims bench clean
+.PHONY: help demo test lint clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,13 +36,6 @@ lint: $(VENV)/dev.stamp ## check style, types and the order of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-claims: $(VENV)/core.stamp ## measure the figures that the docs quote again; takes hours, and goes on where it stopped
-	@if [ -e $(CLAIMS)/run.json ]; then $(BIN)/steep resume $(CLAIMS); else $(BIN)/steep train recipes/nano_claims.py; fi
-	@$(BIN)/steep report $(CLAIMS)
-
-bench: $(VENV)/dev.stamp ## run the benchmarks, one after another
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean: ## delete the environment and what the tools cached; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -28,11 +28,11 @@ from steep.training.sft import SftConfig
 
 def config() -> Recipe:
     muon = OptimizerConfig(kind="muon", lr=2e-3, matrix_lr=2e-2, decay="linear", decay_share=0.5, warmup_steps=20)
-    supervised = PolicyConfig(optimizer=muon, autocast=True)
+    supervised = PolicyConfig(optimizer=muon, micro_batch_tokens=8192, autocast=True)
     return Recipe(
         tasks=(
             Share(task=Countdown(levels=(1,)), weight=4),
-            Share(task=Letters(levels=(1, 2)), weight=4),
+            Share(task=Letters(levels=(1, 2)), weight=5),
             Share(task=Arithmetic(levels=(1, 2, 3)), weight=2),
             Share(task=Chat(), weight=0.3),
         ),
@@ -41,11 +41,13 @@ def config() -> Recipe:
             hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384
         ),
         pretrain=PretrainConfig(steps=100, policy=supervised),
-        sft=SftConfig(steps=1000, examples=128, policy=supervised),
-        engine=NativeConfig(rows=256, context=768),
+        sft=SftConfig(steps=1100, examples=128, policy=supervised),
+        engine=NativeConfig(rows=384, context=768, dtype="bfloat16"),
         rl=RlConfig(
-            num_steps=30,
-            rollouts=RolloutConfig(thought=(16, 512), answer=48),
+            num_steps=24,
+            eval_every=8,
+            groups_per_step=32,
+            rollouts=RolloutConfig(thought=(16, 512), full_share=0.25, answer=48),
             policy=PolicyConfig(optimizer=OptimizerConfig(kind="adamw", lr=3e-4, warmup_steps=5), autocast=True),
         ),
         watch=Watch(problems=200, budgets=(64, 512)),

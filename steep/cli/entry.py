@@ -23,6 +23,9 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; what `steep` on a terminal calls."""
+    # Before torch is loaded: threads that wait by spinning for long lose a factor of ten where another program wants a
+    # core, and threads that never spin a fifth where none does.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     debug = os.environ.get("STEEP_DEBUG") == "1"
     try:
         code = dispatch(sys.argv[1:] if argv is None else argv)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -141,10 +142,22 @@ def train(stage: Stage, recipe: Recipe, model: Transformer, template: Template) 
 
 def train_rl(stage: Stage, recipe: Recipe, config: RlConfig, model: Transformer, template: Template) -> None:
     needs = config.algorithm.needs
+    reference = Policy(deepcopy(model), config.policy, config.num_steps) if "reference" in needs else None
+    teacher = load_teacher(config, template) if "teacher" in needs else None
     policy = Policy(model, config.policy, config.num_steps, critic="critic" in needs)
     engine = NativeEngine(model, recipe.engine, template.end_ids)
     rollouts = Rollouts(engine, template, recipe.tasks, config.rollouts, recipe.seed, config.max_staleness)
-    rl(stage, policy, engine, rollouts, config, lambda: watch(engine, template, recipe))
+    rl(stage, policy, engine, rollouts, config, lambda: watch(engine, template, recipe), reference, teacher)
+
+
+def load_teacher(config: RlConfig, template: Template) -> Policy:
+    """The model to distill from; its tokens must mean what ours mean."""
+    if config.teacher is None:
+        raise ConfigError(f"{type(config.algorithm.loss).__name__} needs a teacher", "set rl.teacher to a model")
+    loaded = load_model(config.teacher)
+    if loaded.template.tokenizer.vocab_size != template.tokenizer.vocab_size:
+        raise ConfigError(f"the teacher {config.teacher} has another tokenizer", "distill from a model of the same one")
+    return Policy(loaded.model, config.policy, config.num_steps)
 
 
 def watch(engine: Engine, template: Template, recipe: Recipe) -> dict[str, float]:

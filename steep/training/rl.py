@@ -26,6 +26,8 @@ class RlConfig:
     max_staleness: int = 0
     """How many updates old the weights may be that sampled a group; 0 is synchronous."""
     algorithm: Algorithm = field(default_factory=Algorithm)
+    teacher: str | None = None
+    """The model that `distill` learns from."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
     eval_every: int = 10

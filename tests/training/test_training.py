@@ -229,3 +229,28 @@ def test_a_sync_that_changed_nothing_stops_the_run(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(rl_module, "learn_from", lambda *_: examples)
     with pytest.raises(SteepError, match="changed nothing"):
         carry_out(tmp_path / "still", recipe)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo", "distill"])
+def test_rl_runs_with_the_models_that_an_algorithm_needs(name: str, finished: Path, tmp_path: Path, monkeypatch):
+    original = rl_module.learn_from
+
+    def with_signal(groups, *more):
+        """A model that knows nothing is always wrong: call one rollout of each group right."""
+        shown = [replace(g, rollouts=(replace(g.rollouts[0], verdict=correct()), *g.rollouts[1:])) for g in groups]
+        return original(shown, *more)
+
+    monkeypatch.setattr(rl_module, "learn_from", with_signal)
+    recipe = tiny("--pretrain", "none", "--sft.steps", "1", "--rl.num_steps", "2")
+    config = replace(recipe.rl, algorithm=PRESETS[name](), teacher=str(finished))
+    run = carry_out(tmp_path / name, replace(recipe, rl=config))
+    rows = run.stage("rl").metrics()
+    assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    needed = {"grpo": "reference_kl", "ppo": "value_loss", "distill": "teacher_kl"}[name]
+    assert needed in rows[0]
+
+
+def test_distilling_without_a_teacher_says_so(tmp_path: Path):
+    recipe = tiny("--pretrain", "none", "--sft.steps", "1")
+    with pytest.raises(SteepError, match="needs a teacher"):
+        carry_out(tmp_path / "run", replace(recipe, rl=replace(recipe.rl, algorithm=PRESETS["distill"]())))

@@ -1,0 +1,138 @@
+"""Countdown: problems that can be solved, thoughts that are true, a verifier that is exact."""
+
+import re
+from fractions import Fraction
+from itertools import islice
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steep.tasks.countdown import LEVELS, Countdown, Operand, evaluate, operations
+from steep.tasks.generated import split_of
+from steep.tasks.only import Only
+from steep.types import Problem
+
+STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)(?:([<>=])(\d+))?")
+
+
+def some(level: int, split: str = "train", count: int = 200) -> list[Problem]:
+    return list(islice(Countdown(levels=(level,)).problems(split, 0), count))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", list(LEVELS))
+def test_problems_fit_their_level(level: int):
+    shape = LEVELS[level]
+    for problem in some(level, count=50):
+        numbers, target = problem.key["numbers"], problem.key["target"]
+        assert len(numbers) == shape.count
+        assert all(1 <= n <= shape.largest for n in numbers)
+        assert shape.low <= target <= shape.high
+        assert problem.split == split_of(problem.id) == "train"
+        shown = re.findall(r"\d+", problem.prompt[0].content)
+        assert sorted(map(int, shown)) == sorted([*numbers, target])
+
+
+def test_the_order_of_the_numbers_and_the_wording_do_not_change_the_id():
+    ids = {p.id: p for p in some(1, count=3000)}
+    for identity, problem in ids.items():
+        assert identity == f"countdown/{' '.join(map(str, sorted(problem.key['numbers'])))}={problem.key['target']}"
+    test = {p.id for p in some(1, "test", 1000)}
+    assert not test & ids.keys()
+
+
+def test_there_are_a_thousand_held_out_problems():
+    assert len({p.id for p in some(1, "test", 30_000)}) >= 1000
+
+
+def checked_steps(thought: str) -> tuple[int, int]:
+    """(true steps, false steps) of a thought, by replaying each of them."""
+    true = false = 0
+    for left, sign, right, result, relation, other in STEP.findall(thought):
+        a, b, c = int(left), int(right), int(result)
+        right_result = {"+": a + b, "-": a - b, "*": a * b, "/": Fraction(a, b) if b else None}[sign] == c
+        true, false = true + right_result, false + (not right_result)
+        if relation and right_result:
+            assert {"<": c < int(other), ">": c > int(other), "=": c == int(other)}[relation]
+    return true, false
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_demonstrations_are_true_and_end_with_a_right_answer(level: int):
+    task = Countdown(levels=(level,), slips=0.0)
+    answered = 0
+    for number, problem in enumerate(some(level, count=150)):
+        shown = task.demonstrate(problem, Random(number))
+        assert checked_steps(shown.thought)[1] == 0
+        if shown.answer:
+            answered += 1
+            assert task.verify(problem, shown.answer).kind == "correct"
+            assert f"={problem.key['target']}={problem.key['target']}" in shown.thought
+    assert answered == 150 if level <= 2 else answered > 140
+
+
+def test_no_path_is_walked_twice():
+    task = Countdown(slips=0.0)
+    for number, problem in enumerate(some(1, count=200)):
+        first_steps = [line.split()[0] for line in task.demonstrate(problem, Random(number)).thought.splitlines()]
+        assert len(first_steps) == len(set(first_steps))
+
+
+def test_slips_are_noticed_and_mended():
+    task = Countdown(slips=1.0)
+    slipped = 0
+    for number, problem in enumerate(some(1, count=200)):
+        thought = task.demonstrate(problem, Random(number)).thought
+        false = checked_steps(thought)[1]
+        assert false == thought.count(" no ") <= 1
+        slipped += false
+        for left, sign, right in re.findall(r"(\d+)([-+*/])(\d+)=\d+ no ", thought):
+            assert re.search(rf"no {left}\{sign}{right}=\d+", thought)
+    assert slipped > 100
+
+
+@pytest.mark.parametrize(
+    ("expression", "value", "used"),
+    [
+        ("2+3*4", 14, [2, 3, 4]),
+        ("(2+3)*4", 20, [2, 3, 4]),
+        ("8/3*3", 8, [8, 3, 3]),
+        ("10-2-3", 5, [10, 2, 3]),
+        ("2*(3+(4-1))", 12, [2, 3, 4, 1]),
+        ("7/2", Fraction(7, 2), [7, 2]),
+    ],
+)
+def test_expressions_are_evaluated_exactly(expression: str, value: object, used: list[int]):
+    assert evaluate(expression) == (value, used)
+
+
+@pytest.mark.parametrize(
+    "expression", ["", "+", "2+", "2 3", "(2", "2)", "2**3", "-2", "a", "1/0", "1e9", "()", "(" * 99]
+)
+def test_what_is_no_expression_says_so(expression: str):
+    with pytest.raises(ValueError, match=r"\w"):
+        evaluate(expression)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=40) | st.text("0123456789+-*/()= .", max_size=40))
+def test_verify_never_raises(answer: str):
+    problem, _, _ = Countdown().examples()[0]
+    assert Countdown().verify(problem, answer).kind in ("correct", "wrong")
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_operations_are_whole_and_not_negative(a: int, b: int):
+    for step in operations(Operand(a, str(a)), Operand(b, str(b))):
+        value, _ = evaluate(step.result.text)
+        assert value == step.value >= 0
+
+
+def test_a_selection_of_problems_is_finite_and_checked_by_its_task():
+    problem, good, _ = Countdown().examples()[0]
+    only = Only(name="one", task=Countdown(), chosen=(problem,))
+    (again,) = only.problems("test", 5)
+    assert (again.task, again.id) == ("one", problem.id)
+    assert only.verify(again, good).kind == "correct"
+    assert list(only.problems("test", 0, start=1)) == []
