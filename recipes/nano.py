@@ -101,6 +101,5 @@ def claims(run: Run) -> list[Claim]:
             "nano.countdown_rl_gain_at_64", run.stage("rl").metrics(), "valid/countdown@64", "> 0", command
         ),
         *claim_cell("nano.letters_with_thought", cells, ">= 0.98", command, **letters, budget=64),
-        *claim_cell("nano.letters_without_thought", cells, ">= 0", command, **letters, budget=0),
         *claim_cell("nano.strawberry_with_thought", cells, ">= 0.98", command, **strawberry, budget=64),
     ]

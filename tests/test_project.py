@@ -1,5 +1,6 @@
 """What is not code: the package's data, the pinned releases, the licence."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -36,3 +37,14 @@ def test_the_licence_is_whole():
     text = (ROOT / "LICENSE").read_text()
     assert text.split()[:4] == ["Apache", "License", "Version", "2.0,"]
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_the_readme_quotes_the_figures_that_were_measured():
+    """Each row of the table names a claim; value, interval and bar are those of docs/results/nano.json."""
+    claims = {c["id"]: c for c in json.loads((ROOT / "docs/results/nano.json").read_text())["claims"]}
+    rows = re.findall(r"^\| .* \| `(nano\.\w+)` \| (.*) \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    assert {id for id, _, _ in rows} == set(claims)
+    for id, figure, bar in rows:
+        claim = claims[id]
+        assert figure == f"{claim['value']:.3f} ({claim['low']:.3f} to {claim['high']:.3f})"
+        assert bar == f"{claim['bar']}, {'holds' if claim['holds'] else 'missed'}"

@@ -115,8 +115,14 @@ def scores(groups: Sequence[Group]) -> NDArray[np.float64]:
 
 
 def accuracy(groups: Sequence[Group]) -> Estimate:
-    """pass@1 with its interval: Wilson's where every problem scored 0 or 1, otherwise a bootstrap over problems."""
-    values = scores(groups)
+    """pass@1 with its interval: Wilson's where every problem scored 0 or 1, otherwise a bootstrap over problems.
+
+    Of a single problem the interval is that of its samples.
+    """
+    if len(groups) == 1:
+        values = np.concatenate([scores([replace(groups[0], rollouts=(r,))]) for r in groups[0].rollouts])
+    else:
+        values = scores(groups)
     if set(values) <= {0.0, 1.0}:
         return proportion(int(values.sum()), len(values))
     return bootstrap(values)

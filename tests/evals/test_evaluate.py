@@ -113,3 +113,5 @@ def test_accuracy_of_whole_scores_has_wilsons_interval(template_and_engine):
     estimate = accuracy(groups)
     assert (estimate.value, estimate.low) == (0.0, 0.0)
     assert estimate.high == pytest.approx(0.4345, abs=1e-3)
+    one = evaluate(engine, template, TASKS, distinct(TASK, "test", 1), EvalConfig(budgets=(0,), answer=2, samples=5))[0]
+    assert accuracy(one) == estimate

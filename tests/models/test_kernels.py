@@ -366,7 +366,3 @@ def test_two_first_users_at_once(tmp_path):
 @compiler
 def test_status_names_what_runs():
     assert kernels.status().startswith("compiled, ")
-
-
-def test_tune_allocator_says_whether_it_did():
-    assert kernels.tune_allocator() in (True, False)

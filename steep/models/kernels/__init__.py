@@ -1,6 +1,6 @@
 """Fused operations for training and decoding on a CPU; each is one function that falls back to plain torch."""
 
-from steep.models.kernels.build import status, tune_allocator
+from steep.models.kernels.build import status
 from steep.models.kernels.ops import (
     cache_shape,
     compiled,
@@ -26,5 +26,4 @@ __all__ = [
     "silu_mul",
     "status",
     "token_logprobs",
-    "tune_allocator",
 ]

@@ -14,7 +14,6 @@ import functools
 import hashlib
 import logging
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -186,16 +185,3 @@ def library_for(*tensors: Tensor) -> ctypes.CDLL | None:
 def status() -> str:
     """One line on the kernels: compiled and how, or why not. Builds them if that is still to be done."""
     return attempt()[1]
-
-
-def tune_allocator() -> bool:
-    """Keep freed memory in the process, so that large tensors do not cost page faults at every step; at start.
-
-    Training gets up to 1.7 times as fast for it, and resident memory stays at its peak. Does something only with glibc;
-    says whether it did.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # M_* of malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(mmap_max, 0), mallopt(trim_threshold, 2**31 - 1), mallopt(top_pad, 2**28)])
