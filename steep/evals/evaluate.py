@@ -80,8 +80,9 @@ def _cut(
 
     def cut(rollout: Rollout) -> Rollout | None:
         """The rollout itself if it stopped thinking before the smaller budget did, else None: to be sampled."""
+        broken_off = rollout.thought_len is None and len(rollout.ids) <= thought  # by an end token within the thought
         ended = rollout.thought_len is not None and rollout.thought_tokens < thought
-        return replace(rollout, budget=budget) if ended else None
+        return replace(rollout, budget=budget) if ended or broken_off else None
 
     futures = {
         (p, s): engine.submit(

@@ -142,7 +142,7 @@ class Countdown(Generated):
             written += 1
             if written != slip_at:
                 return str(step)
-            false = max(step.value + rng.choice((-10, -2, -1, 1, 2, 10)), 0)
+            false = step.value + rng.choice([by for by in (-10, -2, -1, 1, 2, 10) if step.value + by >= 0])
             return f"{step.left.value}{step.sign}{step.right.value}={false} no {step}"
 
         start = [Operand(n, str(n)) for n in problem.key["numbers"]]
