@@ -3,6 +3,7 @@
 rollouts.take -> groups -> examples (advantages, weights) -> policy.update -> engine.load_weights -> record
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ def rl(
             sampled = time.monotonic()
             examples = learn_from(groups, policy, config.algorithm, reference, teacher)
             metrics = policy.update(examples, config.algorithm.loss) if examples else {}
-            sync(policy, engine, version=step + 1, changed=bool(examples))
+            changed = math.isfinite(metrics.get("grad_norm", math.nan))  # no examples or a broken gradient: no step
+            sync(policy, engine, version=step + 1, changed=changed)
             metrics = describe(groups) | metrics | {"tokens_trained": sum(len(e.ids) for e in examples)} | baseline
             baseline = {}
             updated = time.monotonic()

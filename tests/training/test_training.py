@@ -231,6 +231,17 @@ def test_a_sync_that_changed_nothing_stops_the_run(tmp_path: Path, monkeypatch):
         carry_out(tmp_path / "still", recipe)
 
 
+def test_a_gradient_that_is_not_finite_skips_the_step_and_the_run_goes_on(tmp_path: Path, monkeypatch):
+    recipe = tiny("--sft.steps", "1", "--pretrain", "none", "--rl.num_steps", "2")
+    examples = learn_from([group(1, 0)], small_policy(), Algorithm())
+    broken = [replace(e, advantages=e.advantages * np.nan) for e in examples]
+    monkeypatch.setattr(rl_module, "learn_from", lambda *_: broken)
+    run = carry_out(tmp_path / "broken", recipe)
+    assert [np.isnan(row["grad_norm"]) for row in run.stage("rl").metrics()] == [True, True]
+    ours, before = ((tmp_path / "broken" / s / "model/model.safetensors").read_bytes() for s in ("rl", "sft"))
+    assert ours == before
+
+
 @pytest.mark.parametrize("name", ["grpo", "ppo", "distill"])
 def test_rl_runs_with_the_models_that_an_algorithm_needs(name: str, finished: Path, tmp_path: Path, monkeypatch):
     original = rl_module.learn_from
