@@ -74,7 +74,7 @@ class Pending(Future[list[Rollout]]):
         if self.done():
             return False
         assert self.job is not None
-        self.job.cancelled = True
+        self._engine.drop(self.job)
         return True
 
 
@@ -94,9 +94,11 @@ class Rows:
         self.thinking = zeros(np.bool_)
         self.thought_left = zeros(np.int64)  # sampled thought tokens until the interruption
         self.answer_left = zeros(np.int64)
+        self.think_end = np.full(rows, -1, np.int64)  # the end-of-thought token, -1 without a thought section
         self.forcing = np.full(rows, -1, np.int64)  # index of the next closing token, -1 when nothing is forced
         self.thought_len = np.full(rows, -1, np.int64)
         self.stop = zeros(np.int64)  # index into STOPS; 0 while running
+        self.streaming = zeros(np.bool_)
         self.ids = np.zeros((rows, context), np.int32)
         self.logprobs = np.zeros((rows, context), np.float32)
         self.sampled = np.zeros((rows, context), np.bool_)
@@ -135,6 +137,7 @@ class NativeEngine:
         self.rows = Rows(config.rows, config.context)
         self.active = 0
         self.waiting: deque[Job] = deque()
+        self.dropping = False  # whether a job was cancelled since the last step
         self.lock = threading.RLock()
         self.load_weights(dict(model.named_parameters()), version)
 
@@ -155,7 +158,7 @@ class NativeEngine:
                 while sink:
                     yield sink.popleft()
         finally:
-            job.cancelled = True
+            self.drop(job)
 
     def load_weights(self, weights: Mapping[str, Tensor], version: int) -> Receipt:
         """Copy weights in; rows under way go on with the new ones, and their tokens carry the new version."""
@@ -173,8 +176,13 @@ class NativeEngine:
     def close(self) -> None:
         with self.lock:
             for job in {*self.waiting, *(j for j in self.rows.jobs[: self.active] if j)}:
-                job.cancelled = True
+                self.drop(job)
             self.step()
+
+    def drop(self, job: Job) -> None:
+        """End a job, waiting or running, at the next step."""
+        job.cancelled = True
+        self.dropping = True
 
     # -- one step
 
@@ -203,6 +211,9 @@ class NativeEngine:
         return job
 
     def _drop_cancelled(self) -> None:
+        if not self.dropping:
+            return
+        self.dropping = False
         for job in [j for j in self.waiting if j.cancelled]:
             self.waiting.remove(job)
             _end_cancelled(job)
@@ -266,6 +277,8 @@ class NativeEngine:
         rows.sampled[r, : len(done)] = True
         rows.versions[r, : len(done)] = self.version
         rows.stop[r] = 0
+        rows.streaming[r] = job.sink is not None
+        rows.think_end[r] = budget.closing[-1] if budget.closing else -1
         rows.forcing[r] = -1
         rows.thought_len[r] = -1
         rows.thinking[r] = bool(budget.closing)
@@ -320,8 +333,7 @@ class NativeEngine:
                 closed[i] = True
         thinking = rows.thinking[at]
         chosen = thinking & ~forced
-        think_end = np.array([_think_end(_job(rows.jobs[r])) for r in at])
-        closed |= chosen & (ids == think_end)
+        closed |= chosen & (ids == rows.think_end[at])
         answering = ~thinking
         ended = np.isin(ids, self.end_ids) & ~forced
 
@@ -339,13 +351,11 @@ class NativeEngine:
         full = answering & (rows.answer_left[at] <= 0)
         rows.stop[at] = np.where(ended, END, np.where(full, LENGTH, rows.stop[at]))
 
-        for i, row in enumerate(at.tolist()):
-            sink = _job(rows.jobs[row]).sink
-            if sink is not None:
-                token = Token(
-                    id=int(ids[i]), logprob=float(logprobs[i]), sampled=not forced[i], in_thought=bool(thinking[i])
-                )
-                sink.append(token)
+        for i in np.flatnonzero(rows.streaming[at]).tolist():
+            sink = _job(rows.jobs[int(at[i])]).sink
+            assert sink is not None
+            sampled, in_thought = not forced[i], bool(thinking[i])
+            sink.append(Token(id=int(ids[i]), logprob=float(logprobs[i]), sampled=sampled, in_thought=in_thought))
         if rows.stop[at].any():
             self._retire()
 
@@ -390,11 +400,6 @@ class NativeEngine:
 def _job(job: Job | None) -> Job:
     assert job is not None
     return job
-
-
-def _think_end(job: Job) -> int:
-    closing = job.request.budget.closing
-    return closing[-1] if closing else -1
 
 
 def _logits(job: Job) -> Tensor:
