@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steep.engines.cache import Cache, Decode, Prefill
+from steep.engines.decoders import Prefill, Prefix, decoder
 from steep.engines.sampling import draw, uniforms
 from steep.errors import SteepError
 from steep.models.attention import packed_positions
@@ -51,7 +51,7 @@ class Job:
     future: "Pending"
     sink: deque[Token] | None = None
     started: int = 0
-    prefix: Tensor | None = None
+    prefix: Prefix | None = None
     logits_V: Tensor | None = None
     done: dict[int, Rollout] = field(default_factory=dict)
     cancelled: bool = False
@@ -133,7 +133,7 @@ class NativeEngine:
         self.model.cos, self.model.sin = model.cos, model.sin  # fp32: bf16 cannot tell positions apart
         self.end_ids = np.array(sorted(end_ids), np.int64)
         self.version = version
-        self.cache = Cache(model.config, config.rows, config.context, self.dtype, self.device)
+        self.decoder = decoder(self.model, config.rows, config.context, self.dtype)
         self.rows = Rows(config.rows, config.context)
         self.active = 0
         self.waiting: deque[Job] = deque()
@@ -169,6 +169,7 @@ class NativeEngine:
                 raise SteepError(f"the engine's model and the weights differ in {', '.join(odd[:5])}")
             for name, parameter in own.items():
                 parameter.copy_(weights[name])
+            self.decoder.load()
             self.version = version
             self.receipt = Receipt(version=version, digest=digest(own))
             return self.receipt
@@ -259,12 +260,12 @@ class NativeEngine:
         ends = torch.tensor(lengths).cumsum(0).to(self.device) - 1
         logits = self.model.logits(x_ND[ends])
         for job, prefix, row in zip(jobs, attend.prefixes(), logits, strict=True):
-            job.prefix, job.logits_V = prefix, row
+            job.prefix, job.logits_V = self.decoder.prefix(prefix), row
 
     def _start_row(self, job: Job) -> None:
         rows, r, request = self.rows, self.active, job.request
         assert job.prefix is not None
-        self.cache.put(r, job.prefix)
+        self.decoder.start(r, job.prefix)
         budget, done = request.budget, np.array(request.response_ids, np.int32)
         rows.jobs[r] = job
         rows.seed[r] = request.seed
@@ -304,10 +305,7 @@ class NativeEngine:
 
     def _decode(self) -> None:
         rows, n = self.rows, self.active
-        ids = torch.from_numpy(rows.last[:n]).to(self.device)
-        positions = torch.from_numpy(rows.position[:n]).to(self.device)
-        x_BD = self.model(ids, positions, Decode(self.cache, positions))
-        self._advance(np.arange(n), self.model.logits(x_BD))
+        self._advance(*self.decoder.step(rows.last[:n], rows.position[:n]))
 
     def _advance(self, at: NDArray[np.int64], logits_BV: Tensor) -> None:
         """Choose the next token of rows `at` and decide what it means for each of them."""
@@ -371,7 +369,7 @@ class NativeEngine:
             self.active -= 1
             if r != self.active:
                 rows.move(self.active, r)
-                self.cache.move(self.active, r, int(rows.position[r]) + 1)
+                self.decoder.move(self.active, r, int(rows.position[r]) + 1)
             rows.jobs[self.active] = None
             rows.stop[self.active] = 0
 

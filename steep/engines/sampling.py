@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steep.models import kernels
+
 UInt64s = NDArray[np.uint64]
 
 
@@ -29,6 +31,8 @@ def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: T
     Inverse transform sampling, one uniform number a row. Temperature 0 takes the most likely token and reports its
     log-probability at temperature 1. `top_p` keeps the smallest set of tokens that holds at least that mass.
     """
+    if kernels.compiled(logits_BV) and bool((top_p_B == 1).all()):
+        return kernels.fused_draw(logits_BV, temperature_B, uniform_B)
     greedy_B = temperature_B == 0
     scaled_BV = logits_BV / torch.where(greedy_B, 1.0, temperature_B)[:, None]
     logprobs_BV = scaled_BV.log_softmax(-1)

@@ -184,44 +184,6 @@ def test_token_logprobs_with_forbidden_tokens():
     torch.testing.assert_close(entropy, torch.tensor([2.0, 1.0]).log())
 
 
-@both_ways
-@pytest.mark.parametrize("store_dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "kv_heads", "size"), [(2, 2, 32), (4, 2, 64), (3, 1, 8), (3, 3, 80)])
-def test_decode_attention(heads, kv_heads, size, store_dtype):
-    lengths, steps = [1, 40, 15, 16, 33], 18  # of the prefixes; the last row stays out of use
-    rows, length = len(lengths), 64
-    history = [normal(2, n + steps, kv_heads, size, seed=i).to(store_dtype).float() for i, n in enumerate(lengths)]
-    shape = kernels.cache_shape(rows + 1, kv_heads, length, size)
-    keys, values = torch.zeros(shape, dtype=store_dtype), torch.zeros(shape, dtype=store_dtype)
-    for row, n in enumerate(lengths):
-        kernels.put_prefix(keys, values, row, *history[row][:, :n].transpose(1, 2).to(store_dtype))
-    for step in range(steps):
-        q = normal(rows, heads, size, seed=step)
-        positions = torch.tensor(lengths) + step
-        new = torch.stack([h[:, p] for h, p in zip(history, positions.tolist(), strict=True)], dim=1)
-        got = kernels.decode_attention(q, *new, keys, values, positions)
-        for row, position in enumerate(positions.tolist()):
-            seen = history[row][:, : position + 1].double()
-            everyone = q[row].double().expand(position + 1, heads, size)
-            expected = attention_reference(everyone, *seen, [position + 1])[-1]
-            assert_near(got[row], expected, torch.float32 if store_dtype == torch.float32 else torch.bfloat16)
-
-
-@both_ways
-def test_a_moved_row_answers_as_before():
-    shape = kernels.cache_shape(4, 2, 50, 16)
-    keys, values = torch.zeros(3, *shape), torch.zeros(3, *shape)  # three layers
-    prefix = normal(3, 2, 2, 30, 16)
-    kernels.put_prefix(keys, values, 3, prefix[:, 0], prefix[:, 1])
-    q, k, v = (normal(1, heads, 16, seed=heads) for heads in (4, 2, 2))
-    for store in (keys, values):
-        kernels.move_row(store, 3, 0, 30)
-    got = kernels.decode_attention(q, k, v, keys[1], values[1], torch.tensor([30]))
-    seen = [torch.cat([prefix[1, i].transpose(0, 1), new]).double() for i, new in enumerate((k, v))]
-    expected = attention_reference(q.double().expand(31, 4, 16), *seen, [31])[-1:]
-    assert_near(got, expected, torch.float32)
-
-
 # --- what only the compiled kernels promise ---------------------------------------------------------------------------
 
 
@@ -272,28 +234,12 @@ def test_a_sequence_is_bitwise_the_same_in_any_company():
 
 
 @compiler
-def test_decoding_is_bitwise_the_packed_attention():
-    tokens = 130
-    q, k, v = (normal(tokens, heads, 64, seed=heads) for heads in (6, 2, 3))
-    v = v[:, :2]
-    expected = kernels.packed_attention(q, k, v, offsets_of([tokens]))
-    keys, values = torch.zeros(2, *kernels.cache_shape(5, 2, tokens, 64))
-    for position in range(tokens):
-        company = [torch.cat([x[position : position + 1], normal(2, *x.shape[1:], seed=8)]) for x in (q, k, v)]
-        got = kernels.decode_attention(*company, keys, values, torch.tensor([position, 3, tokens - 1]))
-        assert torch.equal(got[0], expected[position])
-
-
-@compiler
 def test_indices_out_of_range_are_refused():
     with pytest.raises(IndexError, match=r"target is not in \[0, 4\)"):
         kernels.token_logprobs(torch.zeros(2, 4), torch.tensor([0, -100]))
     table = torch.zeros(10, 8)
     with pytest.raises(IndexError, match=r"position is not in \[0, 10\)"):
         kernels.rope_norm(torch.zeros(1, 24), None, None, EPS, table, table, torch.tensor([10]), 1, 1)
-    store = torch.zeros(kernels.cache_shape(1, 1, 16, 8))
-    with pytest.raises(IndexError, match="position is not in"):
-        kernels.decode_attention(*torch.zeros(3, 1, 1, 8), store, store.clone(), torch.tensor([4096]))
     with pytest.raises(ValueError, match="do not rise from 0 to the 5 tokens"):
         kernels.packed_attention(*torch.zeros(3, 5, 1, 8), offsets_of([3, 3]))
 

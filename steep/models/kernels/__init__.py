@@ -1,13 +1,19 @@
 """Fused operations for training and decoding on a CPU; each is one function that falls back to plain torch."""
 
 from steep.models.kernels.build import status
+from steep.models.kernels.decoding import (
+    FusedWeights,
+    LayerWeights,
+    cache,
+    can_decode,
+    fused_decode,
+    fused_draw,
+    panels,
+    prefix_panels,
+)
 from steep.models.kernels.ops import (
-    cache_shape,
     compiled,
-    decode_attention,
-    move_row,
     packed_attention,
-    put_prefix,
     rms_norm,
     rope_norm,
     silu_mul,
@@ -15,12 +21,16 @@ from steep.models.kernels.ops import (
 )
 
 __all__ = [
-    "cache_shape",
+    "FusedWeights",
+    "LayerWeights",
+    "cache",
+    "can_decode",
     "compiled",
-    "decode_attention",
-    "move_row",
+    "fused_decode",
+    "fused_draw",
     "packed_attention",
-    "put_prefix",
+    "panels",
+    "prefix_panels",
     "rms_norm",
     "rope_norm",
     "silu_mul",

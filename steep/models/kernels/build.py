@@ -1,4 +1,4 @@
-"""Compiles `kernels.cpp` at first use, keeps the library in a cache, and hands it out; None where that cannot be.
+"""Compiles the C++ sources at first use, keeps the library in a cache, and hands it out; None where that cannot be.
 
 The library knows neither torch's headers nor its ABI: it gets raw pointers, and torch's threads through the C function
 `torch_parallel_for` of torch's stable interface. So one compiler call is the whole build. It is named after a hash of
@@ -29,6 +29,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = [SOURCE, *sorted(SOURCE.parent.glob("*.hpp"))]
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC"]
 PROCESSOR_FLAGS = ["-march=native", "-mcpu=native"]  # some compilers know only one of them
 TIMEOUT_S = 120
@@ -43,7 +44,8 @@ SIGNATURES: dict[str, tuple[str, type[ctypes.c_bool] | None]] = {
     "silu_mul_backward": ("iippp", None),
     "packed_attention": ("ipiiippppp", None),
     "packed_attention_backward": ("ipiiippppppppp", None),
-    "decode_attention": ("iiiiippppppp", ctypes.c_bool),
+    "decode": ("ppip", ctypes.c_bool),
+    "draw": ("iiippppp", None),
     "token_logprobs": ("iippppp", ctypes.c_bool),
     "token_logprobs_backward": ("iippppp", None),
 }
@@ -113,7 +115,8 @@ def build() -> Path:
     """The compiled library of this source, compiler and processor, made now unless it is in the cache."""
     compiler = find_compiler()
     processor_flag, macros = describe_target(compiler)
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), macros, *FLAGS, processor_flag]).encode()).hexdigest()[:16]
+    sources = [path.read_text() for path in SOURCES]
+    key = hashlib.sha256("\0".join([*sources, macros, *FLAGS, processor_flag]).encode()).hexdigest()[:16]
     library = cache_directory() / f"kernels-{key}.so"
     if library.exists():
         return library

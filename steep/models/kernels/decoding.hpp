@@ -1,0 +1,252 @@
+// Decoding: the next token of many sequences, through all the layers of a decoder in one call.
+//
+// S is how weights, activations between products, keys and values are stored; the residual stream, scores and sums are
+// fp32. A product reads its weights once for all rows at hand. Rows are cut into blocks, one a thread, which then never
+// wait for each other; where there are few rows or the weights are too large for the caches, all threads work on one
+// block and share out the columns instead. Either way the numbers of a row are the same, and do not depend on others.
+
+template <class S>
+struct Left;  // what a product multiplies a vector with at a time: one number, or two bf16 numbers
+template <>
+struct Left<float> {
+  using Type = float;
+};
+template <>
+struct Left<BFloat16> {
+  using Type = Pair;
+};
+
+struct Layer {
+  const float *attention_norm, *q_norm, *k_norm, *mlp_norm, *qkv_bias;  // q_norm, k_norm, qkv_bias: may be null
+  const void *qkv, *out, *gate_up, *down;                               // see `multiply`
+};
+
+struct Decoder {
+  int64_t layers, size, heads, kv_heads, head_size, inner, vocabulary, positions;
+  int64_t rows, blocks;  // of the cache: keys [layers, rows, K, blocks, wide / pair, W, pair], values [layers, rows, K, blocks, W, wide]
+  const Layer* layer;
+  const void *embedding, *head;  // [vocabulary, size]; as in `multiply`
+  const float *norm, *cos, *sin;
+  void *keys, *values;
+  double eps;
+};
+
+// Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], counted with the prefix of its
+// sequence: keys [layers, K, blocks, wide / pair, W, pair] and then values [layers, K, blocks, W, wide] of prefix_lengths[i] tokens.
+struct Batch {
+  int64_t count;
+  const int64_t *rows, *ids, *positions, *prefix_lengths;
+  void* const* prefixes;
+};
+
+// scores[rows, blocks * W] = a[rows, steps] keys: a block of W keys after the other, [blocks, steps, W], so that each is
+// read once and in order. Sums are in four parts, whatever the number of rows.
+template <int R, class L>
+inline void score_tile(int64_t steps, const L* a, int64_t a_row, const L* keys, float* scores, int64_t score_row) {
+  Vector sums[R][4] = {};
+  for (int64_t k = 0; k < steps; k += 4)
+    for (int part = 0; part < 4 && k + part < steps; part++) {
+      const auto right = load(keys + (k + part) * W);
+      for (int i = 0; i < R; i++) sums[i][part] = multiply_add(sums[i][part], a[i * a_row + k + part], right);
+    }
+  for (int i = 0; i < R; i++) store((sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]), scores + i * score_row);
+}
+
+template <class L>
+void score(int64_t rows, int64_t blocks, int64_t steps, const L* a, int64_t a_row, const L* keys, int64_t block_size,
+           float* scores, int64_t score_row) {
+  for (int64_t block = 0; block < blocks; block++, keys += block_size, scores += W) {
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) score_tile<4>(steps, a + i * a_row, a_row, keys, scores + i * score_row, score_row);
+    for (; i < rows; i++) score_tile<1>(steps, a + i * a_row, a_row, keys, scores + i * score_row, score_row);
+  }
+}
+
+constexpr int64_t RUN = 16;           // rows at most that attend to a shared prefix together
+constexpr int64_t BLOCK = 128;        // rows at most that go through the layers together
+constexpr int64_t COLUMNS = 8;        // vectors of columns that one thread takes at a time
+constexpr int64_t LARGE = 16 << 20;   // bytes of weights that the caches do not hold
+
+// out[rows, outputs] (+)= a[rows, depth] weights^T. The weights are [outputs / W, depth / pair, W, pair] with pair = 1
+// for fp32 and 2 for bf16; rows of out have out_row numbers, a whole number of vectors.
+template <class S>
+void multiply(int64_t rows, int64_t outputs, int64_t depth, const S* a, const void* weights, float* out,
+              int64_t out_row, bool add) {
+  using L = typename Left<S>::Type;
+  const int64_t steps = depth * sizeof(S) / sizeof(L), vectors = divide_up(outputs, W);
+  const L *left = reinterpret_cast<const L*>(a), *right = static_cast<const L*>(weights);
+  each(divide_up(vectors, COLUMNS), [=](int64_t chunk) {
+    const int64_t first = chunk * COLUMNS;
+    product<L, L>(rows, std::min(COLUMNS, vectors - first), steps, {left, steps, 1},
+                  {right + first * steps * W, W, steps * W}, out + first * W, out_row, add);
+  });
+}
+
+struct Run {  // rows of a batch that follow one another and share a prefix
+  int64_t first, count;
+};
+
+std::vector<Run> runs_of(const Batch& batch, int64_t first, int64_t last) {
+  std::vector<Run> runs;
+  for (int64_t i = first; i < last; i++) {
+    const bool joins = !runs.empty() && batch.prefixes[i] == batch.prefixes[i - 1] && runs.back().count < RUN;
+    if (joins) runs.back().count++;
+    else runs.push_back({i, 1});
+  }
+  return runs;
+}
+
+// One key head of a run of rows: stores their new keys and values, then mixes for the query heads of its group.
+// qkv and mixed are of the run's first row.
+template <class S>
+void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_t kv_head, const float* qkv,
+            int64_t qkv_row, S* mixed) {
+  using L = typename Left<S>::Type;
+  constexpr int64_t PAIR = sizeof(L) / sizeof(S);
+  const Layer& layer = d.layer[index];
+  const int64_t group = d.heads / d.kv_heads, size = d.head_size, wide = round_up(size, W), queries = run.count * group;
+  const int64_t prefix = batch.prefix_lengths[run.first], prefix_blocks = divide_up(prefix, W), shared = prefix_blocks * W;
+  const S* prefix_keys = static_cast<const S*>(batch.prefixes[run.first]) +
+                         (index * d.kv_heads + kv_head) * prefix_blocks * wide * W;
+  const S* prefix_values = prefix_keys + d.layers * d.kv_heads * prefix_blocks * wide * W;
+  int64_t longest = 0;
+  for (int64_t i = run.first; i < run.first + run.count; i++) longest = std::max(longest, batch.positions[i] - prefix + 1);
+  const int64_t score_row = shared + round_up(longest, W);
+  S* q = reinterpret_cast<S*>(scratch(QUERY_TILE, queries * size));
+  float* scores = scratch(SCORES, queries * score_row);
+  float* sums = scratch(MIXED, queries * wide);
+  const auto own = [&](void* store, int64_t i) {
+    return static_cast<S*>(store) + ((index * d.rows + batch.rows[i]) * d.kv_heads + kv_head) * d.blocks * wide * W;
+  };
+  for (int64_t r = 0; r < run.count; r++) {
+    const int64_t i = run.first + r, at = batch.positions[i] - prefix;
+    const float *cos = d.cos + batch.positions[i] * size, *sin = d.sin + batch.positions[i] * size;
+    const float *from = qkv + r * qkv_row, *key = from + (d.heads + kv_head) * size, *value = key + d.kv_heads * size;
+    for (int64_t j = 0; j < group; j++)
+      norm_rotate(from + (kv_head * group + j) * size, layer.q_norm, d.eps, cos, sin, size, attention_scale(size),
+                  q + (r * group + j) * size);
+    float* turned = scratch(KEYS, size);
+    norm_rotate(key, layer.k_norm, d.eps, cos, sin, size, 1.0f, turned);
+    S *keys = own(d.keys, i) + at / W * W * wide + at % W * PAIR, *values = own(d.values, i) + at * wide;
+    for (int64_t j = 0; j < size; j++) keys[j / PAIR * PAIR * W + j % PAIR] = narrow<S>(turned[j]);
+    write_rows(value, size, 1, size, 1.0f, values, wide);
+  }
+  const L* left = reinterpret_cast<const L*>(q);
+  const int64_t steps = size / PAIR, block_size = wide * W / PAIR;
+  score(queries, prefix_blocks, steps, left, steps, reinterpret_cast<const L*>(prefix_keys), block_size, scores,
+        score_row);
+  for (int64_t r = 0; r < run.count; r++) {
+    const int64_t i = run.first + r, count = batch.positions[i] - prefix + 1, blocks = divide_up(count, W);
+    float* of_row = scores + r * group * score_row;
+    score(group, blocks, steps, left + r * group * steps, steps, reinterpret_cast<const L*>(own(d.keys, i)), block_size,
+          of_row + shared, score_row);
+    for (int64_t j = 0; j < group; j++, of_row += score_row) {
+      std::fill(of_row + prefix, of_row + shared, -INFINITY);
+      float most;
+      const float sum = exponentials(of_row, shared + count, prefix_blocks + blocks, most);
+      for (int64_t k = 0; k < prefix_blocks + blocks; k++) store(load(of_row + k * W) / sum, of_row + k * W);
+    }
+  }
+  product<float, S>(queries, wide / W, prefix, {scores, score_row, 1}, {prefix_values, wide, W}, sums, wide, false);
+  for (int64_t r = 0; r < run.count; r++) {
+    const int64_t i = run.first + r, count = batch.positions[i] - prefix + 1;
+    float* of_row = sums + r * group * wide;
+    product<float, S>(group, wide / W, count, {scores + r * group * score_row + shared, score_row, 1},
+                      {own(d.values, i), wide, W}, of_row, wide, true);
+    write_rows(of_row, wide, group, size, 1.0f, mixed + (r * d.heads + kv_head * group) * size, size);
+  }
+}
+
+// Rows first to last of a batch: logits [count, vocabulary rounded up to W].
+template <class S>
+void decode_block(const Decoder& d, const Batch& batch, int64_t first, int64_t last, float* logits) {
+  const int64_t rows = last - first, mixed_size = d.heads * d.head_size, kv_size = d.kv_heads * d.head_size;
+  const int64_t qkv_size = mixed_size + 2 * kv_size, widest = std::max({d.size, mixed_size, d.inner});
+  const int64_t qkv_row = round_up(qkv_size, W), gate_row = round_up(2 * d.inner, W), x_row = round_up(d.size, W);
+  float* x = scratch(RESIDUAL, rows * x_row);
+  float* wide = scratch(WIDE, rows * std::max(qkv_row, gate_row));
+  S* narrowed = reinterpret_cast<S*>(scratch(NORMED, rows * widest));
+  const auto runs = runs_of(batch, first, last);
+  const auto norm = [&](const float* weight) {
+    each_row(rows, d.size, [=](int64_t i) { rms_norm_row(x + i * x_row, weight, d.size, d.eps, narrowed + i * d.size); });
+  };
+  for (int64_t i = 0; i < rows; i++)
+    copy_rows(static_cast<const S*>(d.embedding) + batch.ids[first + i] * d.size, d.size, 1, d.size, x_row, 1.0f,
+              x + i * x_row);
+  for (int64_t index = 0; index < d.layers; index++) {
+    const Layer& layer = d.layer[index];
+    norm(layer.attention_norm);
+    multiply(rows, qkv_size, d.size, narrowed, layer.qkv, wide, qkv_row, false);
+    if (layer.qkv_bias)
+      for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < qkv_size; j++) wide[i * qkv_row + j] += layer.qkv_bias[j];
+    each(runs.size() * d.kv_heads, [&](int64_t item) {
+      const Run run = runs[item / d.kv_heads];
+      const int64_t at = run.first - first;
+      attend(d, index, batch, run, item % d.kv_heads, wide + at * qkv_row, qkv_row, narrowed + at * mixed_size);
+    });
+    multiply(rows, d.size, mixed_size, narrowed, layer.out, x, x_row, true);
+    norm(layer.mlp_norm);
+    multiply(rows, 2 * d.inner, d.size, narrowed, layer.gate_up, wide, gate_row, false);
+    each_row(rows, d.inner, [=](int64_t i) {
+      silu_mul_row(wide + i * gate_row, wide + i * gate_row + d.inner, d.inner, narrowed + i * d.inner);
+    });
+    multiply(rows, d.size, d.inner, narrowed, layer.down, x, x_row, true);
+  }
+  norm(d.norm);
+  const int64_t logit_row = round_up(d.vocabulary, W);
+  multiply(rows, d.vocabulary, d.size, narrowed, d.head, logits + first * logit_row, logit_row, false);
+}
+
+template <class S>
+bool decode(const Decoder* decoder, const Batch* batch, int64_t threads, float* logits) {
+  const Decoder& d = *decoder;
+  const int64_t rows = batch->count;
+  if (!within(batch->ids, rows, d.vocabulary) || !within(batch->positions, rows, d.positions) ||
+      !within(batch->rows, rows, d.rows))
+    return false;
+  for (int64_t i = 0; i < rows; i++)
+    if (batch->positions[i] < batch->prefix_lengths[i] || batch->positions[i] - batch->prefix_lengths[i] >= d.blocks * W)
+      return false;
+  const int64_t layer_size = (2 * d.heads + 2 * d.kv_heads) * d.head_size + 3 * d.inner;
+  const bool together = rows < W * threads || d.layers * layer_size * d.size * int64_t(sizeof(S)) > LARGE;
+  const int64_t step = together ? rows : std::min(BLOCK, divide_up(rows, threads));
+  each(divide_up(rows, step), [&](int64_t block) {
+    decode_block<S>(d, *batch, block * step, std::min(rows, (block + 1) * step), logits);
+  });
+  return true;
+}
+
+// A token for each row by inverse transform sampling from softmax(logits / temperature) with a number in [0, 1), and
+// its log-probability. Temperature 0: the most likely token, and its log-probability at temperature 1.
+void draw(int64_t rows, int64_t size, int64_t row_size, const float* logits, const float* temperature,
+          const double* uniform, int64_t* ids, float* logprobs) {
+  each_row(rows, size, [=](int64_t row) {
+    const float *x = logits + row * row_size, inverse = temperature[row] == 0 ? 1.0f : 1.0f / temperature[row];
+    const int64_t vectors = divide_up(size, W);
+    float* weights = scratch(SCORES, vectors * W);
+    for (int64_t i = 0; i < size; i++) weights[i] = x[i] * inverse;
+    float most;
+    const float sum = exponentials(weights, size, vectors, most);
+    int64_t chosen = 0;
+    if (temperature[row] == 0) {
+      chosen = std::max_element(x, x + size) - x;
+    } else {
+      double left = uniform[row] * sum;
+      int64_t at = 0;
+      for (; at < vectors - 1; at++) {  // the vector in which the running sum passes the target, then the number in it
+        const float here = across(load(weights + at * W), [](float a, float b) { return a + b; });
+        if (left < here) break;
+        left -= here;
+      }
+      for (int64_t i = at * W; i < size; i++) {
+        if (weights[i] == 0) continue;
+        chosen = i;
+        left -= weights[i];
+        if (left < 0) break;
+      }
+    }
+    ids[row] = chosen;
+    logprobs[row] = x[chosen] * inverse - most - std::log(sum);
+  });
+}

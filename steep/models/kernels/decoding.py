@@ -1,0 +1,162 @@
+"""The compiled decoder: the next token of many sequences through all layers in one call, and drawing it.
+
+Shapes in names: B sequences, V vocabulary, K key and value heads, E head size, P tokens of a prefix, W `lanes`: the
+numbers in a vector. E is rounded up to W in what is stored.
+"""
+
+import ctypes
+import math
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from steep.models.kernels.build import attempt, kernel, library_for
+from steep.models.kernels.ops import call
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Of one layer: norms and the bias fp32, matrices as `panels` makes them."""
+
+    attention_norm: Tensor
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    mlp_norm: Tensor
+    qkv_bias: Tensor | None
+    qkv: Tensor
+    out: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class LayerPointers(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in LayerWeights.__dataclass_fields__]
+
+
+SIZES = ("layers", "size", "heads", "kv_heads", "head_size", "inner", "vocabulary", "positions", "rows", "blocks")
+TENSORS = ("layer", "embedding", "head", "norm", "cos", "sin", "keys", "values")
+
+
+class DecoderPointers(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in SIZES),
+        *((name, ctypes.c_void_p) for name in TENSORS),
+        ("eps", ctypes.c_double),
+    ]
+
+
+class BatchPointers(ctypes.Structure):
+    _fields_ = [
+        ("count", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("rows", "ids", "positions", "prefix_lengths", "prefixes")),
+    ]
+
+
+def can_decode(device: torch.device, dtype: torch.dtype, *sizes: int) -> bool:
+    """Whether there is a compiled decoder for such weights; `sizes` are the depths of its products."""
+    return library_for(torch.empty(0, dtype=dtype, device=device)) is not None and not any(n % 2 for n in sizes)
+
+
+def lanes() -> int:
+    library, reason = attempt()
+    if library is None:
+        raise RuntimeError(f"no compiled kernels: {reason}")
+    width: int = library.lanes()
+    return width
+
+
+def panels(weight: Tensor) -> Tensor:
+    """A matrix [outputs, depth] as the decoder reads it: [outputs / W, depth / pair, W, pair]; bf16 goes in pairs."""
+    width, pair = lanes(), 4 // weight.element_size()
+    outputs, depth = weight.shape
+    padded = functional.pad(weight.detach(), (0, 0, 0, -outputs % width))
+    return padded.view(-1, width, depth // pair, pair).transpose(1, 2).contiguous()
+
+
+def prefix_panels(prefix: Tensor) -> Tensor:
+    """Keys and values [layers, 2, K, P, E] of a prompt as the decoder reads them: all the keys, then all the values."""
+    width, pair = lanes(), 4 // prefix.element_size()
+    length, size = prefix.shape[-2:]
+    padded = functional.pad(prefix, (0, -size % width, 0, -length % width))
+    keys, values = padded.view(*prefix.shape[:-2], -1, width, padded.shape[-1]).unbind(1)
+    across = keys.view(*keys.shape[:-1], -1, pair).transpose(-3, -2)
+    return torch.stack([across.flatten(-3), values.flatten(-2)])
+
+
+class FusedWeights:
+    """A decoder's weights, and the cache that it works on, as pointers."""
+
+    def __init__(self, layers: Sequence[LayerWeights], sizes: dict[str, int], tensors: dict[str, Tensor], eps: float):
+        """`sizes` and `tensors` by the names in SIZES and TENSORS; keys and values from `cache`."""
+        self.dtype = tensors["embedding"].dtype
+        self.kept = layers, tensors  # the pointers point to them
+        self.layer = (LayerPointers * len(layers))(*(LayerPointers(*map(_pointer, vars(w).values())) for w in layers))
+        pointers = {name: _pointer(tensor) for name, tensor in tensors.items()}
+        blocks = tensors["keys"].shape[3]
+        self.pointers = DecoderPointers(**sizes, blocks=blocks, layer=ctypes.addressof(self.layer), **pointers, eps=eps)
+        self.vocabulary, self.logit_row = sizes["vocabulary"], -(-sizes["vocabulary"] // lanes()) * lanes()
+
+
+def cache(layers: int, rows: int, kv_heads: int, length: int, head_size: int, dtype: torch.dtype) -> Tensor:
+    """An empty cache of `rows` of `length` tokens: all the keys, and all the values."""
+    width = lanes()
+    shape = (layers, rows, kv_heads, -(-length // width), -(-head_size // width) * width * width)
+    return zeros((2, *shape), dtype)  # zeros: unused memory is read, and 0 * NaN is NaN
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros in large pages where the system has them: reading a cache of 250 MB went from 20 to 30 GB/s."""
+    count = math.prod(shape)
+    memory = mmap.mmap(-1, max(1, count * dtype.itemsize))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
+
+
+Ints = NDArray[np.int64]
+
+
+def fused_decode(
+    weights: FusedWeights, rows_B: Ints, ids_B: Ints, positions_B: Ints, prefix_lengths_B: Ints, prefixes_B: Ints
+) -> Tensor:
+    """fp32 logits_BV after tokens ids_B, which are added to the cache.
+
+    Positions count from the start of the prefix, a row's own tokens are kept in row rows_B of the cache, and prefixes_B
+    are addresses of `prefix_panels`; rows that follow one another and share one read it once.
+    """
+    arrays = [np.ascontiguousarray(x, np.int64) for x in (rows_B, ids_B, positions_B, prefix_lengths_B, prefixes_B)]
+    if any(x.shape != rows_B.shape for x in arrays):
+        raise ValueError("each row needs its place in the cache, token, position, prefix length and prefix")
+    batch = BatchPointers(len(rows_B), *(x.ctypes.data for x in arrays))
+    logits_BV = torch.empty(len(rows_B), weights.logit_row)
+    done = kernel("decode", weights.dtype)(
+        ctypes.addressof(weights.pointers), ctypes.addressof(batch), torch.get_num_threads(), logits_BV.data_ptr()
+    )
+    if not done:
+        raise IndexError("a row, token or position is beyond the cache, the vocabulary or the context")
+    return logits_BV[:, : weights.vocabulary]
+
+
+def fused_draw(logits_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+    """As `engines.sampling.draw` without top_p; logits_BV fp32 whose rows may be longer than they look."""
+    rows, size = logits_BV.shape
+    ids_B, logprobs_B = torch.empty(rows, dtype=torch.long), torch.empty(rows)
+    call(
+        kernel("draw", torch.float32),
+        *(rows, size, logits_BV.stride(0)),
+        *(logits_BV, temperature_B.float().contiguous(), uniform_B.double().contiguous(), ids_B, logprobs_B),
+    )
+    return ids_B, logprobs_B
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()

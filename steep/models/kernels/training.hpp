@@ -1,0 +1,261 @@
+// Gradient of y = x * inverse_rms(x) * weight: writes grad_x, adds to grad_weight.
+template <class T, class G>
+void norm_backward(const T* x, const float* weight, const G* grad, int64_t size, float eps, T* grad_x,
+                   float* grad_weight) {
+  const float inverse = inverse_rms(x, size, eps);
+  float dot = 0;
+#pragma omp simd reduction(+ : dot)
+  for (int64_t i = 0; i < size; i++) dot += widen(grad[i]) * weight[i] * widen(x[i]);
+  dot *= inverse * inverse / size;
+#pragma omp simd
+  for (int64_t i = 0; i < size; i++) {
+    const float g = widen(grad[i]) * inverse, value = widen(x[i]);
+    grad_weight[i] += g * value;
+    grad_x[i] = narrow<T>(g * weight[i] - value * dot * inverse);
+  }
+}
+
+constexpr int64_t QUERIES = 24;  // rows of scores made at a time
+
+// One sequence of a packed batch as one key head sees it: all the query heads of its group, tile by tile.
+struct Sequence {
+  int64_t first, length, kv_head;
+};
+
+// Longest first, so that no thread is left with a long one.
+std::vector<Sequence> attention_items(const int64_t* offsets, int64_t sequences, int64_t kv_heads) {
+  std::vector<Sequence> items;
+  items.reserve(sequences * kv_heads);
+  for (int64_t s = 0; s < sequences; s++)
+    for (int64_t head = 0; head < kv_heads; head++) items.push_back({offsets[s], offsets[s + 1] - offsets[s], head});
+  std::stable_sort(items.begin(), items.end(), [](auto& a, auto& b) { return a.length > b.length; });
+  return items;
+}
+
+// ---------------------------------------------------------------------------------------------------------- operations
+
+template <class T>
+void rms_norm(int64_t rows, int64_t size, float eps, const T* x, const float* weight, T* y) {
+  each_row(rows, size, [=](int64_t row) {
+    rms_norm_row(x + row * size, weight, size, eps, y + row * size);
+  });
+}
+
+template <class T>
+void rms_norm_backward(int64_t rows, int64_t size, float eps, const T* x, const float* weight, const T* grad, T* grad_x,
+                       float* grad_weight) {
+  PartialSums sums(rows, size, size);
+  each_chunk(rows, size, [&](int64_t chunk, int64_t first, int64_t last) {
+    for (int64_t at = first * size; at < last * size; at += size)
+      norm_backward(x + at, weight, grad + at, size, eps, grad_x + at, sums.of(chunk));
+  });
+  sums.total(grad_weight);
+}
+
+// qkv [N, H + 2K, E] -> q [N, H, E] and k [N, K, E], normed where there is a weight and rotated by position, and
+// v [N, K, E].
+template <class T>
+bool rope_norm(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, float eps, const T* qkv,
+               const float* q_weight, const float* k_weight, const float* cos, const float* sin,
+               const int64_t* positions, int64_t max_positions, T* q, T* k, T* v) {
+  if (!within(positions, tokens, max_positions)) return false;
+  const int64_t row = (heads + 2 * kv_heads) * size;
+  each_row(tokens, row, [&](int64_t n) {
+    const T* from = qkv + n * row;
+    const float *c = cos + positions[n] * size, *s = sin + positions[n] * size;
+    for (int64_t head = 0; head < heads + kv_heads; head++, from += size) {
+      const bool query = head < heads;
+      T* to = query ? q + (n * heads + head) * size : k + (n * kv_heads + head - heads) * size;
+      norm_rotate(from, query ? q_weight : k_weight, eps, c, s, size, 1.0f, to);
+    }
+    std::copy(from, from + kv_heads * size, v + n * kv_heads * size);
+  });
+  return true;
+}
+
+// grad_weights [2, E]: of the query weight and of the key weight, zero where there is none.
+template <class T>
+void rope_norm_backward(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, float eps, const T* qkv,
+                        const float* q_weight, const float* k_weight, const float* cos, const float* sin,
+                        const int64_t* positions, const T* grad_q, const T* grad_k, const T* grad_v, T* grad_qkv,
+                        float* grad_weights) {
+  const int64_t row = (heads + 2 * kv_heads) * size, middle = size / 2;
+  PartialSums sums(tokens, row, 2 * size);
+  each_chunk(tokens, row, [&](int64_t chunk, int64_t first, int64_t last) {
+    float* turned = scratch(MIXED, size);
+    for (int64_t n = first; n < last; n++) {
+      const T* x = qkv + n * row;
+      T* grad_x = grad_qkv + n * row;
+      const float *c = cos + positions[n] * size, *s = sin + positions[n] * size;
+      for (int64_t head = 0; head < heads + kv_heads; head++, x += size, grad_x += size) {
+        const bool query = head < heads;
+        const T* grad = query ? grad_q + (n * heads + head) * size : grad_k + (n * kv_heads + head - heads) * size;
+#pragma omp simd
+        for (int64_t i = 0; i < middle; i++) {
+          const float a = widen(grad[i]), b = widen(grad[i + middle]);
+          turned[i] = a * c[i] + b * s[i + middle];
+          turned[i + middle] = b * c[i + middle] - a * s[i];
+        }
+        const float* weight = query ? q_weight : k_weight;
+        if (weight) norm_backward(x, weight, turned, size, eps, grad_x, sums.of(chunk) + (query ? 0 : size));
+        else write_rows(turned, size, 1, size, 1.0f, grad_x, size);
+      }
+      std::copy(grad_v + n * kv_heads * size, grad_v + (n + 1) * kv_heads * size, grad_x);
+    }
+  });
+  sums.total(grad_weights);
+}
+
+// gate_up [rows, 2, size] -> silu(gate) * up [rows, size]
+template <class T>
+void silu_mul(int64_t rows, int64_t size, const T* gate_up, T* y) {
+  each_row(rows, 2 * size, [=](int64_t row) {
+    const T* gate = gate_up + row * 2 * size;
+    silu_mul_row(gate, gate + size, size, y + row * size);
+  });
+}
+
+template <class T>
+void silu_mul_backward(int64_t rows, int64_t size, const T* gate_up, const T* grad, T* grad_gate_up) {
+  each_row(rows, 2 * size, [=](int64_t row) {
+    const T *gate = gate_up + row * 2 * size, *up = gate + size, *g = grad + row * size;
+    T *grad_gate = grad_gate_up + row * 2 * size, *grad_up = grad_gate + size;
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) {
+      const float x = widen(gate[i]), open = sigmoid(x), slope = open * (1.0f + x * (1.0f - open));
+      grad_gate[i] = narrow<T>(widen(g[i]) * widen(up[i]) * slope);
+      grad_up[i] = narrow<T>(widen(g[i]) * x * open);
+    }
+  });
+}
+
+// Causal attention within each sequence. Also lse [N, H]: the log of the sum of exponentials of each query's scores.
+template <class T>
+void packed_attention(int64_t sequences, const int64_t* offsets, int64_t heads, int64_t kv_heads, int64_t size,
+                      const T* q, const T* k, const T* v, T* out, float* lse) {
+  const int64_t group = heads / kv_heads, wide = round_up(size, W), q_row = heads * size, k_row = kv_heads * size;
+  const auto items = attention_items(offsets, sequences, kv_heads);
+  each(items.size(), [&](int64_t index) {
+    const auto [first, length, kv_head] = items[index];
+    const int64_t padded = round_up(length, W), score_row = padded + W, k_at = first * k_row + kv_head * size;
+    float* keys_across = scratch(ACROSS, padded * size);
+    float* values = scratch(VALUES, length * wide);
+    float* queries = scratch(QUERY_TILE, QUERIES * size);
+    float* scores = scratch(SCORES, QUERIES * score_row);
+    float* mixed = scratch(MIXED, QUERIES * wide);
+    copy_across(k + k_at, k_row, length, size, keys_across);
+    copy_rows(v + k_at, k_row, length, size, wide, 1.0f, values);
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
+      for (int64_t begin = 0; begin < length; begin += QUERIES) {
+        const int64_t rows = std::min(QUERIES, length - begin), seen = begin + rows, vectors = divide_up(seen, W);
+        const int64_t token = first + begin, q_at = token * q_row + head * size;
+        copy_rows(q + q_at, q_row, rows, size, size, attention_scale(size), queries);
+        product<float, float>(rows, vectors, size, {queries, size, 1}, {keys_across, W, size * W}, scores, score_row, false);
+        float sums[QUERIES];
+        for (int64_t i = 0; i < rows; i++) {
+          float most;
+          sums[i] = exponentials(scores + i * score_row, begin + i + 1, vectors, most);
+          lse[(token + i) * heads + head] = most + std::log(sums[i]);
+        }
+        product<float, float>(rows, wide / W, seen, {scores, score_row, 1}, {values, wide, W}, mixed, wide, false);
+        for (int64_t i = 0; i < rows; i++)
+          write_rows(mixed + i * wide, wide, 1, size, 1.0f / sums[i], out + q_at + i * q_row, q_row);
+      }
+  });
+}
+
+// The probabilities are made again from lse; a key head's gradients are summed over its queries in order.
+template <class T>
+void packed_attention_backward(int64_t sequences, const int64_t* offsets, int64_t heads, int64_t kv_heads, int64_t size,
+                               const T* q, const T* k, const T* v, const T* out, const float* lse, const T* grad,
+                               T* grad_q, T* grad_k, T* grad_v) {
+  const int64_t group = heads / kv_heads, wide = round_up(size, W), q_row = heads * size, k_row = kv_heads * size;
+  const auto items = attention_items(offsets, sequences, kv_heads);
+  each(items.size(), [&](int64_t index) {
+    const auto [first, length, kv_head] = items[index];
+    const int64_t padded = round_up(length, W), score_row = padded + W, k_at = first * k_row + kv_head * size;
+    float* keys = scratch(KEYS, length * wide);
+    float* keys_across = scratch(ACROSS, padded * size);
+    float* values_across = scratch(VALUES, padded * size);
+    float* queries = scratch(QUERY_TILE, QUERIES * wide);
+    float* scores = scratch(SCORES, QUERIES * score_row);
+    float* mixed = scratch(MIXED, QUERIES * wide);
+    float* grad_keys = scratch(GRAD_KEYS, length * wide);
+    float* grad_values = scratch(GRAD_VALUES, length * wide);
+    float* grad_scores = scratch(GRAD_SCORES, QUERIES * score_row);
+    float* grad_mixed = scratch(GRADS, QUERIES * wide);
+    const Strided<float> over_keys{grad_scores, score_row, 1}, over_queries{grad_scores, 1, score_row};
+    copy_rows(k + k_at, k_row, length, size, wide, 1.0f, keys);
+    copy_across(k + k_at, k_row, length, size, keys_across);
+    copy_across(v + k_at, k_row, length, size, values_across);
+    std::fill(grad_keys, grad_keys + length * wide, 0.0f);
+    std::fill(grad_values, grad_values + length * wide, 0.0f);
+    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
+      for (int64_t begin = 0; begin < length; begin += QUERIES) {
+        const int64_t rows = std::min(QUERIES, length - begin), seen = begin + rows, vectors = divide_up(seen, W);
+        const int64_t token = first + begin, q_at = token * q_row + head * size;
+        const float scale = attention_scale(size);
+        copy_rows(q + q_at, q_row, rows, size, wide, scale, queries);
+        copy_rows(grad + q_at, q_row, rows, size, wide, 1.0f, grad_mixed);
+        product<float, float>(rows, vectors, size, {queries, wide, 1}, {keys_across, W, size * W}, scores, score_row, false);
+        product<float, float>(rows, vectors, size, {grad_mixed, wide, 1}, {values_across, W, size * W}, grad_scores, score_row,
+                       false);
+        for (int64_t i = 0; i < rows; i++) {
+          const T* mixed_row = out + q_at + i * q_row;
+          const float* grad_row = grad_mixed + i * wide;
+          float mean = 0;
+#pragma omp simd reduction(+ : mean)
+          for (int64_t j = 0; j < size; j++) mean += widen(mixed_row[j]) * grad_row[j];
+          float *weights = scores + i * score_row, *slopes = grad_scores + i * score_row;
+          std::fill(weights + begin + i + 1, weights + vectors * W, -INFINITY);
+          for (int64_t j = 0; j < vectors * W; j += W) {
+            const Vector weight = exponential(load(weights + j) - lse[(token + i) * heads + head]);
+            store(weight, weights + j);
+            store(weight * (load(slopes + j) - mean), slopes + j);
+          }
+        }
+        product<float, float>(rows, wide / W, seen, over_keys, {keys, wide, W}, mixed, wide, false);
+        write_rows(mixed, wide, rows, size, scale, grad_q + q_at, q_row);
+        product<float, float>(seen, wide / W, rows, over_queries, {queries, wide, W}, grad_keys, wide, true);
+        product<float, float>(seen, wide / W, rows, {scores, 1, score_row}, {grad_mixed, wide, W}, grad_values, wide, true);
+      }
+    write_rows(grad_keys, wide, length, size, 1.0f, grad_k + k_at, k_row);
+    write_rows(grad_values, wide, length, size, 1.0f, grad_v + k_at, k_row);
+  });
+}
+
+// logits [rows, size] -> log-probability of each target, the entropy of each row (nats), and lse for the backward.
+template <class T>
+bool token_logprobs(int64_t rows, int64_t size, const T* logits, const int64_t* targets, float* logprobs,
+                    float* entropy, float* lse) {
+  if (!within(targets, rows, size)) return false;
+  each_row(rows, size, [=](int64_t row) {
+    const T* x = logits + row * size;
+    float most = -INFINITY, sum = 0, weighted = 0;
+#pragma omp simd reduction(max : most)
+    for (int64_t i = 0; i < size; i++) most = widen(x[i]) > most ? widen(x[i]) : most;
+#pragma omp simd reduction(+ : sum, weighted)
+    for (int64_t i = 0; i < size; i++) {
+      const float below = widen(x[i]) - most, e = exponential(below);
+      sum += e;
+      weighted += e == 0.0f ? 0.0f : e * below;
+    }
+    lse[row] = most + std::log(sum);
+    logprobs[row] = widen(x[targets[row]]) - lse[row];
+    entropy[row] = std::log(sum) - weighted / sum;
+  });
+  return true;
+}
+
+template <class T>
+void token_logprobs_backward(int64_t rows, int64_t size, const T* logits, const int64_t* targets, const float* lse,
+                             const float* grad, T* grad_logits) {
+  each_row(rows, size, [=](int64_t row) {
+    const T* x = logits + row * size;
+    T* to = grad_logits + row * size;
+    const int64_t target = targets[row];
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) to[i] = narrow<T>(-grad[row] * exponential(widen(x[i]) - lse[row]));
+    to[target] = narrow<T>(grad[row] * (1.0f - exponential(widen(x[target]) - lse[row])));
+  });
+}

@@ -1,0 +1,188 @@
+"""Decoding token by token equals the whole forward pass, compiled and in plain torch, whatever else is decoded."""
+
+import numpy as np
+import pytest
+import torch
+
+from steep.engines import decoders
+from steep.engines.decoders import FusedDecoder, Prefill, TorchDecoder
+from steep.engines.sampling import draw, uniforms
+from steep.models import kernels
+from steep.models.attention import PackedAttention, packed_positions
+from steep.models.transformer import ModelConfig, Transformer, initialise
+
+SHAPES = {
+    "qwen3": ModelConfig(vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16),
+    "qwen2": ModelConfig(
+        family="qwen2", vocab_size=33, hidden_size=48, num_layers=3, num_heads=3,
+        num_kv_heads=3, head_dim=24, intermediate_size=20, qk_norm=False, qkv_bias=True,
+    ),
+    "llama": ModelConfig(
+        family="llama", vocab_size=64, hidden_size=64, num_layers=1, num_heads=6,
+        num_kv_heads=1, head_dim=80, qk_norm=False, tied_embeddings=False,
+    ),
+}
+# The largest difference of log-probabilities. bf16: the reference rounds the residual stream too, the decoder does not.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.15}
+DTYPES = list(TOLERANCE)
+compiled = pytest.mark.skipif(not kernels.status().startswith("compiled"), reason="the kernels do not compile here")
+KINDS = [pytest.param(FusedDecoder, marks=compiled), TorchDecoder]
+
+
+def model(shape: str, dtype: torch.dtype = torch.float32) -> Transformer:
+    made = Transformer(SHAPES[shape])
+    generator = torch.Generator().manual_seed(1)
+    initialise(made, generator)
+    with torch.no_grad():
+        for parameter in made.parameters():  # no norm of ones, no bias of zeros
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    cos, sin = made.cos, made.sin
+    made.to(dtype).requires_grad_(False)
+    made.cos, made.sin = cos, sin
+    return made
+
+
+def reference(network: Transformer, ids: list[int]) -> torch.Tensor:
+    return network.logits(network(torch.tensor(ids), packed_positions([len(ids)]), PackedAttention([len(ids)])))
+
+
+def kept(network: Transformer, ids: list[int]) -> torch.Tensor:
+    attend = Prefill([len(ids)], torch.device("cpu"))
+    network(torch.tensor(ids), packed_positions([len(ids)]), attend)
+    return attend.prefixes()[0]
+
+
+class Sequences:
+    """Sequences in the rows of a decoder, with all their ids."""
+
+    def __init__(self, kind, network: Transformer, rows: int, length: int = 80) -> None:
+        dtype = network.embedding.weight.dtype
+        self.network, self.decoder, self.ids = network, kind(network, rows, length, dtype), []
+        self.decoder.load()
+
+    def start(self, prompt: list[int], samples: int = 1) -> None:
+        prefix = self.decoder.prefix(kept(self.network, prompt))
+        for _ in range(samples):
+            self.decoder.start(len(self.ids), prefix)
+            self.ids.append(list(prompt))
+
+    def end(self, row: int) -> None:
+        last = len(self.ids) - 1
+        if row != last:
+            self.decoder.move(last, row, len(self.ids[last]))
+            self.ids[row] = self.ids[last]
+        self.ids.pop()
+
+    def step(self, ids: np.ndarray) -> torch.Tensor:
+        """Logits by row, after one more token in each."""
+        positions = np.array([len(row) for row in self.ids])
+        order, logits = self.decoder.step(ids, positions)
+        for row, token in zip(self.ids, ids.tolist(), strict=True):
+            row.append(token)
+        back = torch.empty_like(logits)
+        back[torch.from_numpy(order)] = logits
+        return back
+
+
+def prompts(rng: np.random.Generator, vocabulary: int, *lengths: int) -> list[list[int]]:
+    return [rng.integers(0, vocabulary, n).tolist() for n in lengths]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decoding_is_the_whole_forward_pass(kind, shape, dtype):
+    network, rng = model(shape, dtype), np.random.default_rng(0)
+    vocabulary = network.config.vocab_size
+    rows = Sequences(kind, network, rows=40)
+    for prompt, samples in zip(prompts(rng, vocabulary, 1, 16, 17, 30), (1, 3, 18, 2), strict=True):
+        rows.start(prompt, samples)
+    for step in range(20):
+        logits = rows.step(rng.integers(0, vocabulary, len(rows.ids)))
+        for row in range(0, len(rows.ids), 5):
+            expected = reference(network, rows.ids[row])[-1].log_softmax(-1)
+            got = logits[row].log_softmax(-1)
+            assert (got - expected).abs().max() < TOLERANCE[dtype]
+        if step % 3 == 0:  # a row ends, its place is taken, and another sequence begins
+            rows.end(step)
+            rows.start(prompts(rng, vocabulary, 5 + step)[0])
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_is_bitwise_the_same_in_any_company_and_on_any_number_of_threads(dtype):
+    network, rng = model("qwen3", dtype), np.random.default_rng(0)
+    first, second, *others = prompts(rng, 50, 20, 20, *range(1, 60))
+    alone, company = (Sequences(FusedDecoder, network, rows=100) for _ in range(2))
+    alone.start(first)
+    company.start(second)
+    company.start(first, 30)
+    for other in others:
+        company.start(other)
+    for step in range(10):
+        tokens = rng.integers(0, 50, len(company.ids))
+        torch.set_num_threads(1 + step % 3)
+        assert torch.equal(alone.step(tokens[7:8])[0], company.step(tokens)[7])
+
+
+@compiled
+def test_new_weights_keep_the_cache():
+    network, rng = model("qwen3"), np.random.default_rng(0)
+    rows = Sequences(FusedDecoder, network, rows=2)
+    rows.start(prompts(rng, 50, 9)[0])
+    before = rows.step(np.array([3]))
+    network.embedding.weight.mul_(1.5)  # the head's too: they are tied
+    rows.decoder.load()
+    rows.ids[0].pop()
+    after = rows.step(np.array([3]))
+    assert not torch.equal(before, after)
+    network.embedding.weight.div_(1.5)
+    rows.decoder.load()
+    rows.ids[0].pop()
+    torch.testing.assert_close(rows.step(np.array([3])), before)
+
+
+@compiled
+def test_what_is_out_of_range_is_refused():
+    rows = Sequences(FusedDecoder, model("qwen3"), rows=2, length=16)
+    rows.start([1, 2, 3])
+    with pytest.raises(IndexError, match="beyond the cache"):
+        rows.decoder.step(np.array([50]), np.array([3]))  # a token beyond the vocabulary
+    with pytest.raises(IndexError, match="beyond the cache"):
+        rows.decoder.step(np.array([0]), np.array([2]))  # a position within the prompt
+    with pytest.raises(IndexError, match="beyond the cache"):
+        rows.decoder.step(np.array([0]), np.array([19]))  # the row is full
+
+
+def test_sizes_without_a_compiled_decoder_run_in_torch():
+    odd = Transformer(ModelConfig(vocab_size=20, hidden_size=16, intermediate_size=31, num_layers=1))
+    assert isinstance(decoders.decoder(odd, 2, 16, torch.float32), TorchDecoder)
+
+
+@compiled
+def test_compiled_drawing_is_the_plain_one(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    rows, size = 400, 50
+    logits = 3 * torch.randn(rows, size + 14, generator=generator)[:, :size]
+    logits[:, 7] = -torch.inf
+    temperature = torch.tensor([0.0, 0.5, 1.0, 2.0]).repeat(rows // 4)
+    counters = np.arange(rows)
+    uniform = torch.from_numpy(uniforms(counters, counters, counters))
+    got = draw(logits, temperature, torch.ones(rows), uniform)
+    monkeypatch.setattr(kernels, "compiled", lambda *tensors: False)
+    expected = draw(logits, temperature, torch.ones(rows), uniform)
+    assert torch.equal(got[0], expected[0])
+    torch.testing.assert_close(got[1], expected[1])
+    assert 7 not in got[0]
+
+
+@compiled
+def test_drawn_frequencies_are_the_probabilities():
+    rows, size = 40_000, 37
+    logits = torch.linspace(-2, 2, size).expand(rows, size).contiguous()
+    counters = np.arange(rows)
+    uniform = torch.from_numpy(uniforms(counters, counters, counters))
+    ids, logprobs = draw(logits, torch.ones(rows), torch.ones(rows), uniform)
+    expected = logits[0].softmax(-1)
+    assert (torch.bincount(ids, minlength=size) / rows - expected).abs().max() < 0.005
+    torch.testing.assert_close(logprobs, expected.log()[ids], atol=1e-5, rtol=0)
