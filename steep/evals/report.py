@@ -363,7 +363,9 @@ def _story(source: Source) -> str:
         where = f"on {' out of '.join(read)}, " if read else ""
         steps.append(f"{STAGE_WORDS[name]} ({where}{_time(source.seconds(stage))})")
     through = f", in {_time(total)}: {', then '.join(steps)}" if steps else ""
-    begun = "from random weights " if "pretrain" in source.stages else ""
+    config = info.config if isinstance(info.config, dict) else {}
+    begun = f"from {config['start']} " if config.get("start") else ""
+    begun = begun or ("from random weights " if "pretrain" in source.stages else "")
     ends = {
         "finished": "",
         "running": " The run is still going on.",
@@ -372,7 +374,7 @@ def _story(source: Source) -> str:
         "failed": f" The run failed: {info.error}.",
     }[source.run.status]
     return (
-        f"<p><b>{_text(source.name)}</b> is a language model{size}, trained {begun}by {command} on "
+        f"<p><b>{_text(source.name)}</b> is a language model{size}, trained {_text(begun)}by {command} on "
         f"{_text(_machine(info.machine))}{through}.{_text(ends)}</p>"
     )
 

@@ -55,6 +55,9 @@ class Recipe:
     seed: int = 0
     threads: int | None = None
     """Threads of the processor to use; None: all."""
+    start: str | None = None
+    """A model to start from, with its tokenizer and template: a run, a stage of one or a model directory. `vocabulary`,
+    `template` and `model` are then not used. None: random weights."""
     tasks: tuple[Share, ...]
     """What to train on."""
     vocabulary: int = 512
@@ -115,7 +118,9 @@ def evaluate_run(run: Run, recipe: Recipe) -> None:
 
 
 def begin(recipe: Recipe) -> tuple[Transformer, Template]:
-    """A new tokenizer and a model with random weights."""
+    """What the first stage begins with: the model at `start`, or a new tokenizer and random weights."""
+    if recipe.start is not None:
+        return _load(Path(recipe.start))
     template = Template(new_tokenizer(recipe), recipe.template)
     config = replace(recipe.model, vocab_size=template.tokenizer.vocab_size)
     model = Transformer(config)
