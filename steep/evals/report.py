@@ -404,7 +404,7 @@ def _stage_cells(source: Source, stage: Stage) -> list[str]:
 def _mode_buttons(measured: Sequence[Mode]) -> str:
     if len(measured) < 2:
         return ""
-    names = {"sampled": "sampled at temperature 1", "greedy": "greedy"}
+    names = {"sampled": "sampled at temperature 1", "greedy": "greedy", "told": "with the budget told"}
     buttons = [f'<button type="button" data-show="{m}" aria-pressed="false">{names[m]}</button>' for m in measured]
     return f'<div class="bar" role="group" aria-label="How answers are drawn">{"".join(buttons)}</div>'
 
