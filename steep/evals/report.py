@@ -67,7 +67,8 @@ def report(paths: Sequence[Path], out: Path, claims: Sequence[Claim] = ()) -> Re
     Where none are given, those that the run of the first path has written down are taken.
     """
     sources = open_sources(paths)
-    claims = claims or read_claims(sources[0].path / "eval" / "claims.json")
+    first = sources[0].path
+    claims = claims or read_claims(first / "claims.json") or read_claims(first / "eval" / "claims.json")
     surveys = [survey(source) for source in sources]
     gallery = _Gallery(_directory(out))
     looks = _Looks(sources)
