@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steep.evals.mending import replays
-from steep.evals.statistics import bootstrap_seeds, fit_log, proportion
+from steep.evals.statistics import bootstrap_seeds, fit_log, level_correlation, proportion
 from steep.evals.suite import Cell
 from steep.runs import Claim, Stage
 from steep.types import Replayer
@@ -28,6 +28,9 @@ COLUMNS = (
     "thought_tokens",
     "thought",
 )
+
+Rows = Sequence[Mapping[str, Any]]
+"""Rollouts that an evaluation saved, as `answers` reads them."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,7 @@ def answers(stage: Stage) -> list[dict[str, Any]]:
     return [row for row in stage.rollouts(columns=COLUMNS) if row["verdict"] != "invalid"]
 
 
-def by_problem(
-    rows: Iterable[Mapping[str, Any]], figure: str, budgets: Sequence[int], **where: object
-) -> dict[str, NDArray[np.float64]]:
+def by_problem(rows: Rows, figure: str, budgets: Sequence[int], **where: object) -> dict[str, NDArray[np.float64]]:
     """A figure of the rollouts (`score`, `ended`, `thought_tokens`) of each problem at each budget, by problem.
 
     `where` are the values of other columns. Samples are averaged; problems that lack a budget are left out.
@@ -83,16 +84,22 @@ def paired(first: Mapping[str, NDArray[np.float64]], second: Mapping[str, NDArra
     return np.array([first[problem] - second[problem] for problem in first if problem in second])
 
 
-def levels_and_lengths(rows: Iterable[Mapping[str, Any]], **where: object) -> NDArray[np.float64]:
+def levels_and_lengths(rows: Rows, **where: object) -> NDArray[np.float64]:
     """[P, 2]: the level of each rollout's problem and the tokens of its thought."""
     chosen = [row for row in rows if all(row[name] == value for name, value in where.items())]
     return np.array([[row["level"], row["thought_tokens"]] for row in chosen], float).reshape(-1, 2)
 
 
-def replayed(rows: Iterable[Mapping[str, Any]], task: Replayer, **where: object) -> NDArray[np.float64]:
+def replayed(rows: Rows, replayer: Replayer, **where: object) -> NDArray[np.float64]:
     """[P, 3] as `mending.replays` has it, of the thoughts of all rollouts that fit `where`."""
-    chosen = (row for row in rows if all(row[name] == value for name, value in where.items()))
-    return replays(task, (row["thought"] for row in chosen))
+    return replays(replayer, (row["thought"] for row in rows if all(row[name] == v for name, v in where.items())))
+
+
+def over_seeds(
+    seeds: Sequence[Rows], figure: str, budgets: Sequence[int], **where: object
+) -> list[dict[str, NDArray[np.float64]]]:
+    """`by_problem` for each seed."""
+    return [by_problem(rows, figure, budgets, **where) for rows in seeds]
 
 
 def curve(stage: Stage, *, model: str, task: str, mode: str, budgets: Sequence[int]) -> Curve:
@@ -124,6 +131,56 @@ def claim_over_seeds(
     if math.isnan(estimate.value):
         return []
     return [Claim(id=id, value=estimate.value, low=estimate.low, high=estimate.high, bar=bar, command=command)]
+
+
+def claim_mean(
+    id: str, seeds: Sequence[Rows], figure: str, budget: int, bar: str, command: str, **where: object
+) -> list[Claim]:
+    """The mean over problems and seeds of a figure at one budget."""
+    return claim_over_seeds(id, [stacked(by) for by in over_seeds(seeds, figure, (budget,), **where)], bar, command)
+
+
+def claim_gain(
+    id: str,
+    first: Sequence[Mapping[str, NDArray[np.float64]]],
+    second: Sequence[Mapping[str, NDArray[np.float64]]],
+    bar: str,
+    command: str,
+) -> list[Claim]:
+    """By how much the first is above the second on the same problems: the mean over budgets, problems and seeds."""
+    return claim_over_seeds(id, [paired(a, b) for a, b in zip(first, second, strict=True)], bar, command)
+
+
+def claim_rising(
+    id: str, seeds: Sequence[Rows], budgets: Sequence[int], bar: str, command: str, **where: object
+) -> list[Claim]:
+    """The smallest gain in accuracy from one budget to the next, in each seed, and the mean of those."""
+    scores = [stacked(by, len(budgets)) for by in over_seeds(seeds, "score", budgets, **where)]
+    return claim_over_seeds(id, scores, bar, command, smallest_gain)
+
+
+def claim_length_by_level(id: str, seeds: Sequence[Rows], bar: str, command: str, **where: object) -> list[Claim]:
+    """Spearman's correlation of a level with the mean length of its thoughts, in each seed, and the mean of those."""
+    pairs = [levels_and_lengths(rows, **where) for rows in seeds]
+    return claim_over_seeds(id, pairs, bar, command, level_correlation)
+
+
+def claim_before_and_after(
+    id: str,
+    before: Sequence[NDArray[np.float64]],
+    after: Sequence[NDArray[np.float64]],
+    command: str,
+    statistic: Callable[[NDArray[np.float64]], float],
+) -> list[Claim]:
+    """Two claims over seeds, `id`_before and `id`_after, each with the other's value as its bar: it must not fall."""
+    found = {
+        name: claim_over_seeds(f"{id}_{name}", seeds, ">= 0", command, statistic)
+        for name, seeds in (("before", before), ("after", after))
+    }
+    if not all(found.values()):
+        return []
+    (first,), (second,) = found.values()
+    return [replace(first, bar=f"<= {second.value:.4g}"), replace(second, bar=f">= {first.value:.4g}")]
 
 
 def claim_spread(id: str, values: Sequence[float], bar: str, command: str) -> list[Claim]:

@@ -5,6 +5,7 @@ import pytest
 
 from steep.evals.claims import (
     by_problem,
+    claim_before_and_after,
     claim_over_seeds,
     claim_spread,
     levels_and_lengths,
@@ -68,6 +69,16 @@ def test_what_a_seed_lacks_is_not_claimed():
     assert claim_over_seeds("gain", [], "> 0", "do") == []
     assert claim_over_seeds("mended", [np.zeros((4, 3))], "> 0", "do", mended_share) == []
     assert claim_spread("ratio", [], ">= 1", "do") == []
+
+
+def test_a_claim_before_and_after():
+    before, after = [np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])], [np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])]
+    claims = claim_before_and_after("mended", before, after, "do", mended_share)
+    assert [(c.id, c.value, c.bar, c.holds) for c in claims] == [
+        ("mended_before", 0.5, "<= 1", True),
+        ("mended_after", 1.0, ">= 0.5", True),
+    ]
+    assert claim_before_and_after("mended", before, [np.zeros((2, 3))], "do", mended_share) == []
 
 
 def test_a_claim_with_its_spread():
