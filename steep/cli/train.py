@@ -105,7 +105,9 @@ def study_of(run: Run) -> Path:
 def done(run: Run) -> Outcome:
     output = Output()
     if (run.path / CLAIMS).is_file():
-        tell_claims(read_claims(run.path / CLAIMS), output)
+        claims = read_claims(run.path / CLAIMS)
+        if claims:
+            tell_claims(claims, output)
         output.say(f"{run.path} is finished; the claims are in {run.path / CLAIMS}")
         return Outcome(value={"study": show(run), "claims": read_json(run.path / CLAIMS)})
     output.say(f"{run.path} is finished. Go on with:")

@@ -133,7 +133,8 @@ class Progress:
             filled = min(room * self._done // self._total, room)
             full, empty = ("━", "─") if encoding.startswith("utf") else ("#", "-")
             head += full * filled + empty * (room - filled) + " "
-        lines = [head + tail, "  ".join(self._shown_metrics()), *self._below]
+        metrics = "  ".join(self._shown_metrics())
+        lines = [head + tail, *([metrics] if metrics or not self._below else []), *self._below]
         return Group(*(Text(printable(line, encoding), no_wrap=True, overflow="crop") for line in lines))
 
     def _plain_line(self) -> str:
