@@ -12,7 +12,7 @@ PINNED := pyproject.toml constraints.txt
 RUN := runs/nano
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo claims test lint clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: $(VENV)/core.stamp ## train the nano model on this machine, and report on 
 	@echo "Go on with:"
 	@echo "  $(BIN)/steep chat $(RUN)"
 	@echo "  $(BIN)/steep eval $(RUN) --task countdown --budgets 0,64,256"
+
+claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold them to their bars: many hours
+	@$(BIN)/steep train recipes/nano_claims.py
 
 test: $(VENV)/dev.stamp ## run the tests
 	@$(BIN)/python -m pytest

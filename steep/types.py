@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -78,6 +78,17 @@ class Demonstration:
 
     thought: str
     answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """The steps that a thought has in writing, worked out again."""
+
+    steps: int
+    wrong: int
+    """Of the steps, those whose result is false."""
+    mended: int
+    """Of the wrong ones, those that are written again later in the thought, with the right result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +164,11 @@ class Rollout:
         return self.thought_len is not None and self.thought_len > 0 and not self.sampled[self.thought_len - 1]
 
     @property
+    def ended(self) -> bool:
+        """The thought was ended by the model, before its budget."""
+        return self.thought_len is not None and self.thought_len > 0 and not self.interrupted
+
+    @property
     def thought_tokens(self) -> int:
         """Sampled thought tokens, the end token not counted."""
         if self.thought_len is None:
@@ -210,10 +226,17 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
 class Demonstrator(Task, Protocol):
     """A task that can show how to think."""
 
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration: ...
+
+
+class Replayer(Task, Protocol):
+    """A task whose thoughts are written in steps that can be worked out again."""
+
+    def replay(self, thought: str) -> Replay: ...
 
 
 class Engine(Protocol):

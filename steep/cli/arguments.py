@@ -93,10 +93,20 @@ def _train(commands: _Commands) -> None:
         "steep train recipes/nano.py",
         "steep train recipes/nano.py --run fast --rl.policy.optimizer.lr 3e-4",
         "steep train recipes/nano.py --watch.budgets 32,128 --rl none",
+        "steep train recipes/nano_claims.py",
+        "steep train recipes/nano_claims.py:0/main",
         usage="steep train RECIPE [--run NAME_OR_PATH] [--json] [--field value ...]",
     )
-    parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a Python file whose config() returns the recipe")
-    parser.add_argument("--run", metavar="NAME_OR_PATH", help="where to; a name is below runs/ (the recipe's own name)")
+    parser.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a Python file whose config() returns a recipe, or a study of several; FILE.py:ARM is one arm of a study",
+    )
+    parser.add_argument(
+        "--run",
+        metavar="NAME_OR_PATH",
+        help="where to; a name is below runs/ (the recipe's own name); an arm gets a directory of its own within it",
+    )
     parser.add_argument_group(
         "fields of the recipe",
         "--seed 1, --rl.num_steps 50, --tasks.0.weight 2: any field of the recipe may be given another value.",

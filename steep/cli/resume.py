@@ -1,10 +1,9 @@
-"""`steep resume`: go on with a run, from its newest whole checkpoint."""
+"""`steep resume`: go on with a run, from its newest whole checkpoint, or with the arms of a study."""
 
 import argparse
-from pathlib import Path
 
 from steep.cli.outcome import Outcome
-from steep.cli.train import carry_out, done, load
+from steep.cli.train import carry_out, done, load, parted
 from steep.errors import ConfigError
 from steep.runs import Run
 
@@ -13,11 +12,11 @@ def run(args: argparse.Namespace) -> Outcome:
     found = Run.open(args.run)
     if found.status == "finished":
         return done(found)
-    path = Path(found.info.recipe)
+    path, _ = parted(found.info.recipe)
     if not path.is_file():
         raise ConfigError(
             f"the recipe of {found.path} is gone: {path}",
             "go to the directory in which the run was begun, or put the file back",
         )
-    recipe = load(path, found.info.overrides)
-    return carry_out(found.resume(recipe), recipe)
+    config = load(found.info.recipe, found.info.overrides)
+    return carry_out(found.resume(config), config)

@@ -49,7 +49,8 @@ def shown(detail: RunDetail) -> Outcome:
     git = info.git["commit"][:12] + (" with changes" if info.git["dirty"] else "") if info.git else "unknown"
     output.say(f"{detail.summary.path}: {detail.summary.status}" + (f": {info.error}" if info.error else ""))
     output.say(f"recipe   {' '.join([info.recipe, *info.overrides])}")
-    output.say(f"begun    {info.created}, seed {info.seed}, commit {git}")
+    seed = "" if info.seed is None else f"seed {info.seed}, "
+    output.say(f"begun    {info.created}, {seed}commit {git}")
     output.say(f"machine  {info.machine['cpu']}, {info.machine['cores']} cores, torch {info.versions['torch']}")
     rows = [
         [s.name, "finished" if s.finished else "", _step(s), duration(s.elapsed_s), _metrics(s.metrics)]

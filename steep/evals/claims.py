@@ -1,17 +1,36 @@
 """From an evaluation on disk to claims: figures with intervals, each held to its bar."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steep.evals.statistics import fit_log, proportion
+from steep.evals.mending import replays
+from steep.evals.statistics import bootstrap_seeds, fit_log, level_correlation, proportion
 from steep.evals.suite import Cell
 from steep.runs import Claim, Stage
+from steep.types import Replayer
 
 DRAWS = 1000  # bootstrap samples of the problems
+COLUMNS = (
+    "model",
+    "task",
+    "mode",
+    "level",
+    "problem",
+    "budget",
+    "verdict",
+    "score",
+    "ended",
+    "thought_tokens",
+    "thought",
+)
+
+Rows = Sequence[Mapping[str, Any]]
+"""Rollouts that an evaluation saved, as `answers` reads them."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +53,141 @@ class Curve:
             yield self.scores_PB[rng.integers(0, count, count)].mean(0)
 
 
+def answers(stage: Stage) -> list[dict[str, Any]]:
+    """The rollouts that an evaluation saved, without their tokens. Invalid verdicts are left out."""
+    return [row for row in stage.rollouts(columns=COLUMNS) if row["verdict"] != "invalid"]
+
+
+def by_problem(rows: Rows, figure: str, budgets: Sequence[int], **where: object) -> dict[str, NDArray[np.float64]]:
+    """A figure of the rollouts (`score`, `ended`, `thought_tokens`) of each problem at each budget, by problem.
+
+    `where` are the values of other columns. Samples are averaged; problems that lack a budget are left out.
+    """
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        if all(row[name] == value for name, value in where.items()):
+            found.setdefault(row["problem"], {}).setdefault(row["budget"], []).append(row[figure])
+    return {
+        problem: np.array([np.mean(by_budget[budget]) for budget in budgets])
+        for problem, by_budget in found.items()
+        if all(budget in by_budget for budget in budgets)
+    }
+
+
+def stacked(by_problem: Mapping[str, NDArray[np.float64]], budgets: int = 1) -> NDArray[np.float64]:
+    """[P, B] of all problems; without rows if there are none."""
+    return np.array(list(by_problem.values())).reshape(-1, budgets)
+
+
+def paired(first: Mapping[str, NDArray[np.float64]], second: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """[P, B]: by how much the first is above the second, on the problems that both have."""
+    return np.array([first[problem] - second[problem] for problem in first if problem in second])
+
+
+def levels_and_lengths(rows: Rows, **where: object) -> NDArray[np.float64]:
+    """[P, 2]: the level of each rollout's problem and the tokens of its thought."""
+    chosen = [row for row in rows if all(row[name] == value for name, value in where.items())]
+    return np.array([[row["level"], row["thought_tokens"]] for row in chosen], float).reshape(-1, 2)
+
+
+def replayed(rows: Rows, replayer: Replayer, **where: object) -> NDArray[np.float64]:
+    """[P, 3] as `mending.replays` has it, of the thoughts of all rollouts that fit `where`."""
+    return replays(replayer, (row["thought"] for row in rows if all(row[name] == v for name, v in where.items())))
+
+
+def over_seeds(
+    seeds: Sequence[Rows], figure: str, budgets: Sequence[int], **where: object
+) -> list[dict[str, NDArray[np.float64]]]:
+    """`by_problem` for each seed."""
+    return [by_problem(rows, figure, budgets, **where) for rows in seeds]
+
+
 def curve(stage: Stage, *, model: str, task: str, mode: str, budgets: Sequence[int]) -> Curve:
     """The curve of a model on a task, from the rollouts that an evaluation saved. Invalid verdicts are left out."""
-    scores: dict[str, dict[int, list[float]]] = {}
-    for row in stage.rollouts():
-        if (row["model"], row["task"], row["mode"]) == (model, task, mode) and row["verdict"] != "invalid":
-            scores.setdefault(row["problem"], {}).setdefault(row["budget"], []).append(row["score"])
-    whole = [by for by in scores.values() if all(budget in by for budget in budgets)]
-    return Curve(
-        tuple(budgets), np.array([[np.mean(by[b]) for b in budgets] for by in whole]).reshape(-1, len(budgets))
-    )
+    scores = by_problem(answers(stage), "score", budgets, model=model, task=task, mode=mode)
+    return Curve(tuple(budgets), stacked(scores, len(budgets)))
+
+
+def smallest_gain(scores_PB: NDArray[np.float64]) -> float:
+    """The smallest gain in accuracy from one budget to the next: above 0 if it rises everywhere."""
+    return float(np.diff(scores_PB.mean(0)).min())
+
+
+def claim_over_seeds(
+    id: str,
+    seeds: Sequence[NDArray[np.float64]],
+    bar: str,
+    command: str,
+    statistic: Callable[[NDArray[np.float64]], float] = lambda samples: float(samples.mean()),
+) -> list[Claim]:
+    """The mean over training seeds of a statistic of the problems, the first axis of each array.
+
+    The interval is that of a bootstrap over seeds and, within each, over problems. Nothing if a seed was not measured,
+    or if the statistic is not defined in one.
+    """
+    if not seeds or not all(map(len, seeds)):
+        return []
+    estimate = bootstrap_seeds(seeds, statistic)
+    if math.isnan(estimate.value):
+        return []
+    return [Claim(id=id, value=estimate.value, low=estimate.low, high=estimate.high, bar=bar, command=command)]
+
+
+def claim_mean(
+    id: str, seeds: Sequence[Rows], figure: str, budget: int, bar: str, command: str, **where: object
+) -> list[Claim]:
+    """The mean over problems and seeds of a figure at one budget."""
+    return claim_over_seeds(id, [stacked(by) for by in over_seeds(seeds, figure, (budget,), **where)], bar, command)
+
+
+def claim_gain(
+    id: str,
+    first: Sequence[Mapping[str, NDArray[np.float64]]],
+    second: Sequence[Mapping[str, NDArray[np.float64]]],
+    bar: str,
+    command: str,
+) -> list[Claim]:
+    """By how much the first is above the second on the same problems: the mean over budgets, problems and seeds."""
+    return claim_over_seeds(id, [paired(a, b) for a, b in zip(first, second, strict=True)], bar, command)
+
+
+def claim_rising(
+    id: str, seeds: Sequence[Rows], budgets: Sequence[int], bar: str, command: str, **where: object
+) -> list[Claim]:
+    """The smallest gain in accuracy from one budget to the next, in each seed, and the mean of those."""
+    scores = [stacked(by, len(budgets)) for by in over_seeds(seeds, "score", budgets, **where)]
+    return claim_over_seeds(id, scores, bar, command, smallest_gain)
+
+
+def claim_length_by_level(id: str, seeds: Sequence[Rows], bar: str, command: str, **where: object) -> list[Claim]:
+    """Spearman's correlation of a level with the mean length of its thoughts, in each seed, and the mean of those."""
+    pairs = [levels_and_lengths(rows, **where) for rows in seeds]
+    return claim_over_seeds(id, pairs, bar, command, level_correlation)
+
+
+def claim_before_and_after(
+    id: str,
+    before: Sequence[NDArray[np.float64]],
+    after: Sequence[NDArray[np.float64]],
+    command: str,
+    statistic: Callable[[NDArray[np.float64]], float],
+) -> list[Claim]:
+    """Two claims over seeds, `id`_before and `id`_after, each with the other's value as its bar: it must not fall."""
+    found = {
+        name: claim_over_seeds(f"{id}_{name}", seeds, ">= 0", command, statistic)
+        for name, seeds in (("before", before), ("after", after))
+    }
+    if not all(found.values()):
+        return []
+    (first,), (second,) = found.values()
+    return [replace(first, bar=f"<= {second.value:.4g}"), replace(second, bar=f">= {first.value:.4g}")]
+
+
+def claim_spread(id: str, values: Sequence[float], bar: str, command: str) -> list[Claim]:
+    """The mean of one value for each seed, between the smallest and the largest; nothing if there are none."""
+    if not values:
+        return []
+    return [Claim(id=id, value=float(np.mean(values)), low=min(values), high=max(values), bar=bar, command=command)]
 
 
 def claim_r2(id: str, measured: Curve, bar: str, command: str) -> Claim:

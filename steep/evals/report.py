@@ -67,7 +67,8 @@ def report(paths: Sequence[Path], out: Path, claims: Sequence[Claim] = ()) -> Re
     Where none are given, those that the run of the first path has written down are taken.
     """
     sources = open_sources(paths)
-    claims = claims or read_claims(sources[0].path / "eval" / "claims.json")
+    first = sources[0].path
+    claims = claims or read_claims(first / "claims.json") or read_claims(first / "eval" / "claims.json")
     surveys = [survey(source) for source in sources]
     gallery = _Gallery(_directory(out))
     looks = _Looks(sources)
@@ -363,7 +364,9 @@ def _story(source: Source) -> str:
         where = f"on {' out of '.join(read)}, " if read else ""
         steps.append(f"{STAGE_WORDS[name]} ({where}{_time(source.seconds(stage))})")
     through = f", in {_time(total)}: {', then '.join(steps)}" if steps else ""
-    begun = "from random weights " if "pretrain" in source.stages else ""
+    config = info.config if isinstance(info.config, dict) else {}
+    begun = f"from {config['start']} " if config.get("start") else ""
+    begun = begun or ("from random weights " if "pretrain" in source.stages else "")
     ends = {
         "finished": "",
         "running": " The run is still going on.",
@@ -372,7 +375,7 @@ def _story(source: Source) -> str:
         "failed": f" The run failed: {info.error}.",
     }[source.run.status]
     return (
-        f"<p><b>{_text(source.name)}</b> is a language model{size}, trained {begun}by {command} on "
+        f"<p><b>{_text(source.name)}</b> is a language model{size}, trained {_text(begun)}by {command} on "
         f"{_text(_machine(info.machine))}{through}.{_text(ends)}</p>"
     )
 
@@ -402,7 +405,7 @@ def _stage_cells(source: Source, stage: Stage) -> list[str]:
 def _mode_buttons(measured: Sequence[Mode]) -> str:
     if len(measured) < 2:
         return ""
-    names = {"sampled": "sampled at temperature 1", "greedy": "greedy"}
+    names = {"sampled": "sampled at temperature 1", "greedy": "greedy", "told": "with the budget told"}
     buttons = [f'<button type="button" data-show="{m}" aria-pressed="false">{names[m]}</button>' for m in measured]
     return f'<div class="bar" role="group" aria-label="How answers are drawn">{"".join(buttons)}</div>'
 

@@ -162,7 +162,7 @@ def _watched_in(row: Mapping[str, Any], flops: float, start: bool) -> Iterator[W
 
 def modes(cells: Sequence[Cell]) -> list[Mode]:
     """The modes in which anything was measured, sampled first."""
-    order: tuple[Mode, ...] = ("sampled", "greedy")
+    order: tuple[Mode, ...] = ("sampled", "greedy", "told")
     return [mode for mode in order if any(c.mode == mode for c in cells)]
 
 

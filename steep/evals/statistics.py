@@ -1,7 +1,7 @@
 """Intervals, fits and rank correlations for figures that are reported."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,31 @@ def bootstrap(samples: NDArray[np.float64], statistic: str = "mean", draws: int 
     return Estimate(float(getattr(np, statistic)(samples)), float(low), float(high))
 
 
+def bootstrap_seeds(
+    seeds: Sequence[NDArray[np.float64]],
+    statistic: Callable[[NDArray[np.float64]], float],
+    draws: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean over training seeds of a statistic of the problems, which are the first axis of each array.
+
+    The interval is a percentile bootstrap that draws seeds and, within each, problems. Draws in which the statistic is
+    NaN are left out.
+    """
+    rng = np.random.default_rng(seed)
+
+    def drawn(samples: NDArray[np.float64]) -> float:
+        return statistic(samples[rng.integers(0, len(samples), len(samples))])
+
+    picks = rng.integers(0, len(seeds), (draws, len(seeds)))
+    values = np.array([np.mean([drawn(seeds[pick]) for pick in row]) for row in picks])
+    value = float(np.mean([statistic(samples) for samples in seeds]))
+    if math.isnan(value) or np.isnan(values).all():
+        return Estimate(math.nan, math.nan, math.nan)
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return Estimate(value, min(float(low), value), max(float(high), value))
+
+
 @dataclass(frozen=True)
 class LogFit:
     """accuracy = intercept + slope * log2(budget)."""
@@ -63,6 +88,13 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     if rx.std() == 0 or ry.std() == 0:
         return math.nan
     return float(np.corrcoef(rx, ry)[0, 1])
+
+
+def level_correlation(levels_and_lengths_P2: NDArray[np.float64]) -> float:
+    """Spearman's correlation of a level with the mean length of its thoughts, from pairs of level and length."""
+    level_P, length_P = levels_and_lengths_P2.T
+    levels = np.unique(level_P)
+    return spearman(levels.tolist(), [float(length_P[level_P == level].mean()) for level in levels])
 
 
 def _ranks(values: Sequence[float]) -> NDArray[np.float64]:

@@ -1,20 +1,23 @@
 """An evaluation as a directory: cells (an accuracy each, with its interval) and the rollouts they were counted from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from steep.evals.demonstrator import DEMONSTRATOR, demonstrations
 from steep.evals.evaluate import EvalConfig, accuracy, evaluate
 from steep.rollouts import rows
 from steep.runs import Progress, Stage, read_json, write_json
 from steep.tasks.mixture import distinct
 from steep.tokens import Template
-from steep.types import Engine, Group, Task
+from steep.types import Demonstrator, Engine, Group, Problem, Task
 
-Mode = Literal["greedy", "sampled"]
+Mode = Literal["greedy", "sampled", "told"]
+Answering = Callable[[Sequence[Problem], EvalConfig], Mapping[int, list[Group]]]
+"""Verified groups for each budget of a config, in the order of the problems."""
 FILE = "cells.json"
 
 
@@ -25,7 +28,7 @@ class SuiteConfig:
     problems: int = 1000
     """Different test problems of each task, over its levels."""
     modes: tuple[Mode, ...] = ("sampled", "greedy")
-    """`sampled` at temperature 1, `greedy` at 0."""
+    """`sampled` at temperature 1, `greedy` at 0, `told` at 1 with the budget said in the prompt."""
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
@@ -65,6 +68,25 @@ def measure(
 
     A task and mode that is on disk already is not computed again.
     """
+    return _measured(stage, model, template, tasks, config, lambda *asked: evaluate(engine, template, tasks, *asked))
+
+
+def measure_demonstrator(stage: Stage, template: Template, task: Demonstrator, config: SuiteConfig) -> list[Cell]:
+    """Beside the cells of models those of the task's own demonstrations, sampled; `template` counts their tokens."""
+    config = replace(config, modes=("sampled",))
+    return _measured(
+        stage,
+        DEMONSTRATOR,
+        template,
+        {task.name: task},
+        config,
+        lambda *asked: demonstrations(task, template, *asked),
+    )
+
+
+def _measured(
+    stage: Stage, model: str, template: Template, tasks: Mapping[str, Task], config: SuiteConfig, answers: Answering
+) -> list[Cell]:
     cells = load_cells(stage.path)
     done = {(c.model, c.task, c.mode) for c in cells}
     wanted = [(name, mode) for name in tasks for mode in config.modes]
@@ -72,10 +94,7 @@ def measure(
         for number, (name, mode) in enumerate(wanted):
             if (model, name, mode) not in done:
                 problems = distinct(tasks[name], "test", config.problems)
-                sampling = replace(config.eval.sampling, temperature=0.0) if mode == "greedy" else config.eval.sampling
-                samples = 1 if mode == "greedy" else config.eval.samples
-                settings = replace(config.eval, sampling=sampling, samples=samples)
-                by_budget = evaluate(engine, template, tasks, problems, settings)
+                by_budget = answers(problems, in_mode(config.eval, mode))
                 saved = [
                     {"model": model, "mode": mode, **row}
                     for groups in by_budget.values()
@@ -88,6 +107,12 @@ def measure(
             shown = [c for c in cells if (c.model, c.task, c.mode, c.level) == (model, name, mode, None)]
             progress.update(number + 1, {f"{name} {mode}": " ".join(f"{c.value:.0%}@{c.budget}" for c in shown)})
     return cells
+
+
+def in_mode(config: EvalConfig, mode: Mode) -> EvalConfig:
+    if mode == "greedy":
+        return replace(config, sampling=replace(config.sampling, temperature=0.0), samples=1)
+    return replace(config, tell_budget=config.tell_budget or mode == "told")
 
 
 def cells_of(model: str, task: str, mode: Mode, by_budget: Mapping[int, Sequence[Group]]) -> list[Cell]:

@@ -30,6 +30,7 @@ def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]
                 "budget": rollout.budget.thought,
                 "thought_tokens": rollout.thought_tokens,
                 "interrupted": rollout.interrupted,
+                "ended": rollout.ended,
                 "stop": rollout.stop,
                 "seed": rollout.seed,
                 "sample": rollout.sample,

@@ -1,7 +1,7 @@
 """What `steep runs` prints, as plain data."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,9 +74,10 @@ class Comparison:
 
 
 def list_runs(root: Path) -> list[RunSummary]:
-    """All runs in a directory, newest last. One that cannot be read is listed as `unreadable`."""
+    """All runs in a directory, newest last, the arms of a study after it. What cannot be read is `unreadable`."""
     summaries = [_summary_or_unreadable(path.parent) for path in root.glob("*/run.json")]
-    return sorted(summaries, key=lambda summary: (summary.created, summary.name))
+    summaries.sort(key=lambda summary: (summary.created, summary.name))
+    return [listed for summary in summaries for listed in (summary, *_arms(summary))]
 
 
 def show(run: Run) -> RunDetail:
@@ -113,6 +114,16 @@ def _summary_or_unreadable(path: Path) -> RunSummary:
         return _summary(Run.open(path))
     except SteepError:
         return RunSummary(name=path.name, path=path, status="unreadable", metrics={})
+
+
+def _arms(study: RunSummary) -> list[RunSummary]:
+    """The runs within a study that have begun, in its order; none for another run."""
+    if study.status == "unreadable":
+        return []
+    config = Run.open(study.path).info.config
+    arms = config.get("arms", {}) if isinstance(config, Mapping) else {}
+    begun = [study.path / arm for arm in arms if (study.path / arm / "run.json").is_file()]
+    return [replace(_summary_or_unreadable(path), name=str(path.relative_to(study.path.parent))) for path in begun]
 
 
 def _summary(run: Run) -> RunSummary:

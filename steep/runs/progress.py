@@ -7,7 +7,7 @@ writes to is gone: a run does not die with its terminal.
 import math
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -38,12 +38,15 @@ class Progress:
         title: str,
         *,
         start: int = 0,
+        rated: bool = True,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`console` is where to print, by default standard output; `clock` tells seconds."""
-        self._total, self._title, self._done = total, title, start
+        """`rated`: whether steps are alike, so that rate and time left say something. `console` is where to print, by
+        default standard output; `clock` tells seconds."""
+        self._total, self._title, self._done, self._rated = total, title, start, rated
         self._metrics: Mapping[str, float | int | str] = {}
+        self._below: Sequence[str] = ()
         self._clock = clock
         self._console = console or Console()
         self._on_terminal = self._console.is_terminal and not self._console.is_dumb_terminal
@@ -73,12 +76,14 @@ class Progress:
         elif self._shown != self._done:
             self._print(self._plain_line())
 
-    def update(self, done: int, metrics: Mapping[str, float | int | str] | None = None) -> None:
-        """`done` steps are done, and these are the metrics of the last one."""
+    def update(
+        self, done: int, metrics: Mapping[str, float | int | str] | None = None, below: Sequence[str] = ()
+    ) -> None:
+        """`done` steps are done, and these are the metrics of the last one. `below` are lines for a terminal only."""
         now = self._clock()
         self._rate.add(done - self._done, now - self._last_update)
         self._done, self._last_update = done, now
-        self._metrics = metrics or {}
+        self._metrics, self._below = metrics or {}, below
         due = now - self._last_drawn >= (DRAW_EVERY_S if self._on_terminal else PLAIN_EVERY_S)
         if not due and done != self._total:
             return
@@ -128,8 +133,9 @@ class Progress:
             filled = min(room * self._done // self._total, room)
             full, empty = ("━", "─") if encoding.startswith("utf") else ("#", "-")
             head += full * filled + empty * (room - filled) + " "
-        lines = [printable(head + tail, encoding), printable("  ".join(self._shown_metrics()), encoding)]
-        return Group(*(Text(line, no_wrap=True, overflow="crop") for line in lines))
+        metrics = "  ".join(self._shown_metrics())
+        lines = [head + tail, *([metrics] if metrics or not self._below else []), *self._below]
+        return Group(*(Text(printable(line, encoding), no_wrap=True, overflow="crop") for line in lines))
 
     def _plain_line(self) -> str:
         metrics = self._shown_metrics()
@@ -139,7 +145,7 @@ class Progress:
         """Steps done, rate and time left."""
         parts = [f"{self._done}/{self._total}" if self._total is not None else f"{self._done}"]
         rate = self._rate.per_second
-        if rate:
+        if rate and self._rated:
             parts.append(f"{number(rate)}/s" if rate >= 1 else f"{number(1 / rate)} s each")
             if self._total is not None and self._done < self._total:
                 parts.append(f"{duration((self._total - self._done) / rate)} left")

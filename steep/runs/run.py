@@ -36,7 +36,8 @@ class RunInfo:
     overrides: tuple[str, ...]
     config: Any
     """The resolved tree, as JSON values."""
-    seed: int
+    seed: int | None
+    """None for a study, whose arms have their own."""
     versions: dict[str, str]
     git: dict[str, Any] | None
     """`commit` and `dirty`; None when steep does not run from a checkout."""
@@ -73,7 +74,7 @@ class Run:
         self._ours = ours
 
     @classmethod
-    def create(cls, path: Path, *, recipe: Path | str, overrides: Sequence[str], config: Any, seed: int) -> Self:
+    def create(cls, path: Path, *, recipe: Path | str, overrides: Sequence[str], config: Any, seed: int | None) -> Self:
         """Begin a run in a directory that is new or empty."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             resume = f"go on with `steep resume {path}`, or " if (path / "run.json").exists() else ""

@@ -119,12 +119,17 @@ class Stage:
     def rollout_steps(self) -> list[int]:
         return sorted(int(path.stem.removeprefix("step-")) for path in (self.path / "rollouts").glob("step-*.parquet"))
 
-    def rollouts(self, steps: Iterable[int] | None = None) -> Iterator[dict[str, Any]]:
-        """Saved rows with their `step`, of some steps or all; arrays come back as lists."""
+    def rollouts(
+        self, steps: Iterable[int] | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Saved rows with their `step`, of some steps or all; arrays come back as lists.
+
+        `columns` are the ones to read (None: all): a row is mostly its token ids.
+        """
         for step in self.rollout_steps() if steps is None else steps:
             # The handle is ours, so that reading a step does not start pyarrow's own file system threads.
             with open(self._rollout_path(step), "rb") as file:
-                table = pq.read_table(file)
+                table = pq.read_table(file, columns=None if columns is None else list(columns))
             decoded = [field.name for field in table.schema if field.metadata == AS_JSON]
             for row in table.to_pylist():
                 yield {"step": step, **row, **{name: json.loads(row[name]) for name in decoded}}

@@ -12,15 +12,19 @@ It never walks a path twice, now and then it slips, notices it and mends it ("8*
 it has found a solution, however long that takes.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from random import Random
 
 from steep.tasks.generated import Generated, split_of
-from steep.types import Demonstration, Message, Problem, Verdict, correct, wrong
+from steep.types import Demonstration, Message, Problem, Replay, Verdict, correct, wrong
 
 LARGEST = 999  # no step of a demonstration goes above it
+
+STEP = re.compile(r"(?<![\d+*/-])((\d+)([-+*/])(\d+))=(\d+)(?=\D)")
+"""A step in writing. One that ends with the text is left out: a budget may have cut its last number."""
 
 PHRASINGS = (
     "Use {numbers} to make {target}.",
@@ -166,6 +170,12 @@ class Countdown(Generated):
             lines.append(" ".join(line))
         return Demonstration(thought="\n".join(lines), answer="")
 
+    def replay(self, thought: str) -> Replay:
+        """Work out every step `a op b = c` of a thought again; comparisons with the target are not looked at."""
+        written = [(found[1], is_true(*found.group(2, 3, 4, 5))) for found in STEP.finditer(thought)]
+        mended = [(operation, True) in written[at + 1 :] for at, (operation, true) in enumerate(written) if not true]
+        return Replay(steps=len(written), wrong=len(mended), mended=sum(mended))
+
     def documents(self, rng: Random) -> str:
         """A line of steps and comparisons, as they occur in thoughts."""
         parts = []
@@ -199,6 +209,12 @@ def operations(a: Operand, b: Operand) -> list[Step]:
     if b.value > 1 and a.value % b.value == 0:
         steps.append(Step(a, "/", b, a.value // b.value))
     return [s for s in steps if s.value <= LARGEST]
+
+
+def is_true(left: str, sign: str, right: str, result: str) -> bool:
+    """Whether a step as it is written has the right result."""
+    a, b, c = int(left), int(right), int(result)
+    return {"+": a + b == c, "-": a - b == c, "*": a * b == c, "/": b != 0 and a == b * c}[sign]
 
 
 def random_step(pool: Sequence[Operand], rng: Random) -> Step:

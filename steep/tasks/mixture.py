@@ -1,5 +1,7 @@
 """Several tasks in one stream, with weights."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -49,12 +51,17 @@ def numbered(shares: Sequence[Share], split: Split, seed: int, start: int = 0) -
 
 
 def distinct(task: Task, split: Split, count: int, seed: int = 0, level: int | None = None) -> list[Problem]:
-    """The first `count` different problems of a split; fewer where a level has no more."""
+    """The first `count` different problems of a split, as many of each level; fewer where a level has no more."""
+    share = math.ceil(count / len(task.levels)) if level is None else count
     found: dict[str, Problem] = {}
+    of_level = Counter[int]()
     repeats = 0
     for problem in problems(task, split, seed, level):
-        repeats = repeats + 1 if problem.id in found else 0
-        found.setdefault(problem.id, problem)
+        new = problem.id not in found and of_level[problem.level] < share
+        repeats = 0 if new else repeats + 1
+        if new:
+            found[problem.id] = problem
+            of_level[problem.level] += 1
         if len(found) == count or repeats > 2000:
             break
     return list(found.values())

@@ -11,10 +11,11 @@ from random import Random
 import torch
 from rich.console import Console
 
-from steep.engines import NativeConfig, NativeEngine, load_model, save_model
+from steep.engines import NativeConfig, NativeEngine, find_model, load_model, save_model
 from steep.errors import ConfigError
+from steep.evals.demonstrator import DEMONSTRATOR
 from steep.evals.evaluate import EvalConfig, accuracy, evaluate
-from steep.evals.suite import SuiteConfig, measure
+from steep.evals.suite import SuiteConfig, measure, measure_demonstrator
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.policies import Policy
 from steep.rollouts import Rollouts
@@ -24,7 +25,7 @@ from steep.tokens import Template, TemplateConfig, Tokenizer, compact
 from steep.training.pretrain import PretrainConfig, document, pretrain
 from steep.training.rl import RlConfig, rl
 from steep.training.sft import SftConfig, sft
-from steep.types import Engine, Task
+from steep.types import Demonstrator, Engine, Task
 
 TOKENIZER_TEXTS = 4000  # documents, prompts and demonstrations, each, that the tokenizer is trained on
 
@@ -45,7 +46,8 @@ class Suite:
     task: Task
     config: SuiteConfig = field(default_factory=SuiteConfig)
     models: tuple[str, ...] = ("sft", "rl")
-    """The stages to measure; those that the recipe leaves out are passed over."""
+    """The stages to measure; those that the recipe leaves out are passed over. `demonstrator` stands for the task's own
+    demonstrations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,9 @@ class Recipe:
     seed: int = 0
     threads: int | None = None
     """Threads of the processor to use; None: all."""
+    start: str | None = None
+    """A model to start from, with its tokenizer and template: a run, a stage of one or a model directory. `vocabulary`,
+    `template` and `model` are then not used. None: random weights."""
     tasks: tuple[Share, ...]
     """What to train on."""
     vocabulary: int = 512
@@ -102,20 +107,32 @@ def evaluate_run(run: Run, recipe: Recipe) -> None:
         return
     began = time.monotonic()
     for name in dict.fromkeys(model for suite in recipe.evals for model in suite.models):
-        if getattr(recipe, name) is None:
-            continue
-        model, template = _load(run.path / name / "model")
-        engine = NativeEngine(model, recipe.engine, template.end_ids)
-        for suite in recipe.evals:
-            if name in suite.models:
+        suites = [suite for suite in recipe.evals if name in suite.models]
+        if name == DEMONSTRATOR:
+            evaluate_demonstrator(stage, Template.load(find_model(run.path)), suites)
+        elif getattr(recipe, name) is not None:
+            model, template = _load(run.path / name / "model")
+            engine = NativeEngine(model, recipe.engine, template.end_ids)
+            for suite in suites:
                 measure(stage, name, engine, template, {suite.task.name: suite.task}, suite.config)
     claims = recipe.claims(run) if recipe.claims else []
     write_evidence(stage.path / "claims.json", claims, time.monotonic() - began)
     stage.finish({"claims": len(claims), "hold": sum(claim.holds for claim in claims)})
 
 
+def evaluate_demonstrator(stage: Stage, template: Template, suites: Sequence[Suite]) -> None:
+    for suite in suites:
+        if not isinstance(suite.task, Demonstrator):
+            raise ConfigError(
+                f"the task {suite.task.name} has no demonstrations", "take the demonstrator from its suite"
+            )
+        measure_demonstrator(stage, template, suite.task, suite.config)
+
+
 def begin(recipe: Recipe) -> tuple[Transformer, Template]:
-    """A new tokenizer and a model with random weights."""
+    """What the first stage begins with: the model at `start`, or a new tokenizer and random weights."""
+    if recipe.start is not None:
+        return _load(Path(recipe.start))
     template = Template(new_tokenizer(recipe), recipe.template)
     config = replace(recipe.model, vocab_size=template.tokenizer.vocab_size)
     model = Transformer(config)

@@ -4,7 +4,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from steep.evals.statistics import bootstrap, fit_log, proportion, spearman
+from steep.evals.statistics import bootstrap, bootstrap_seeds, fit_log, level_correlation, proportion, spearman
 
 
 def test_wilson_intervals_worked_by_hand():
@@ -84,3 +84,27 @@ def test_rank_correlation_with_ties():
 
     assert spearman(x, y) == pytest.approx(np.corrcoef(ranks(x), ranks(y))[0, 1])
     assert spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(math.sqrt(3) / 2)
+
+
+def test_the_mean_over_seeds_and_its_interval():
+    """Every problem of a seed is alike, so the interval is that of drawing three seeds: all lowest, 1 of 27 draws."""
+    seeds = [np.full((5, 2), value) for value in (0.1, 0.2, 0.6)]
+    estimate = bootstrap_seeds(seeds, lambda samples: float(samples.mean()))
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.3, 0.1, 0.6))
+    alone = np.random.default_rng(0).random((400, 1))
+    one = bootstrap_seeds([alone], lambda samples: float(samples.mean()))
+    half = 1.96 * alone.std() / math.sqrt(400)
+    assert (one.low, one.high) == pytest.approx((alone.mean() - half, alone.mean() + half), abs=0.005)
+
+
+def test_a_statistic_that_a_seed_does_not_have_is_not_estimated():
+    estimate = bootstrap_seeds([np.zeros((3, 1))], lambda samples: math.nan)
+    assert math.isnan(estimate.value)
+
+
+def test_length_goes_with_the_level():
+    # Mean lengths 4, 3 and 8 of the levels 1, 2 and 5: ranks 2, 1, 3 against 1, 2, 3 give 1 - 6 * 2 / (3 * 8).
+    pairs = np.array([[1, 2], [1, 6], [2, 3], [5, 7], [5, 9]], float)
+    assert level_correlation(pairs) == pytest.approx(0.5)
+    assert level_correlation(np.array([[1, 3], [3, 4]], float)) == pytest.approx(1)
+    assert math.isnan(level_correlation(np.array([[1, 3], [2, 3]], float)))  # as long on both

@@ -139,3 +139,16 @@ def test_partial_scores_of_single_rollouts_are_not_cut_to_whole_ones(making, tem
     half = Verdict(kind="correct", score=0.5)
     drawn = [Group(problem=problem(n), rollouts=(making.rollout(template, "", "8", 4, half),)) for n in range(5)]
     assert accuracy(drawn).value == pytest.approx(0.5)
+
+
+def test_a_told_budget_is_in_the_prompt_of_each_budget(tmp_path, template):
+    engine = SaysYes(template)
+    config = SuiteConfig(problems=4, modes=("told",), eval=EvalConfig(budgets=(4, 16)))
+    cells = measure(Stage(tmp_path), "rl", engine, template, {"parity": Parity()}, config)
+    assert {cell.mode for cell in cells} == {"told"}
+    prompts = [template.tokenizer.decode(request.prompt_ids) for request in engine.requests]
+    assert sum("at most 16 tokens" in prompt for prompt in prompts) == 4
+    assert sum("at most 4 tokens" in prompt for prompt in prompts) == 4
+    assert all(request.response_ids == () for request in engine.requests)  # nothing is cut from a longer thought
+    ended = [np.mean([row["ended"] for row in Stage(tmp_path).rollouts() if row["budget"] == b]) for b in (4, 16)]
+    assert ended == [0, 1]

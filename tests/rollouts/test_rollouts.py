@@ -179,3 +179,5 @@ def test_distinct_problems_do_not_repeat_and_stop_where_a_level_ends():
     found = distinct(Countdown(), "test", 300)
     assert len({p.id for p in found}) == 300
     assert len(distinct(Arithmetic(levels=(1,)), "test", 10_000)) < 1000
+    both = [problem.level for problem in distinct(Countdown(levels=(1, 3)), "test", 600)]
+    assert (both.count(1), both.count(3)) == (300, 300)  # though problems of level 1 repeat more often

@@ -151,3 +151,20 @@ def test_words_for_numbers_and_times():
         "1 h 02 min",
         "2 d 4 h",
     ]
+
+
+def test_steps_that_are_not_alike_have_no_rate():
+    file, clock = io.StringIO(), Clock()
+    with Progress(3, "study", rated=False, console=Console(file=file), clock=clock) as progress:
+        for done in (1, 2, 3):
+            clock.now += 60
+            progress.update(done, {"failed": 1}, ["0/main: rl 12/24"])
+    assert file.getvalue().splitlines() == ["study: 0/3", *(f"study: {done}/3 | failed 1" for done in (1, 2, 3))]
+
+
+def test_lines_below_the_bar_are_for_a_terminal():
+    file = io.StringIO()
+    with Progress(3, "study", console=Console(file=file, force_terminal=True, width=40)) as progress:
+        progress.update(1, None, ["0/main: rl 12/24", "0/further: sft 3/9"])
+    assert "0/main: rl 12/24" in file.getvalue()
+    assert "0/further: sft 3/9" in file.getvalue()

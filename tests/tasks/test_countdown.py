@@ -136,3 +136,34 @@ def test_a_selection_of_problems_is_finite_and_checked_by_its_task():
     assert (again.task, again.id) == ("one", problem.id)
     assert only.verify(again, good).kind == "correct"
     assert list(only.problems("test", 0, start=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("thought", "counts"),
+    [
+        ("8-3=5 5*5=25=25", (2, 0, 0)),
+        ("8*3=26 no 8*3=24>20", (2, 1, 1)),
+        ("8*3=26 no 8*3=25 no 8*3=24>20", (3, 2, 2)),  # each of the two was put right in the end
+        ("8*3=24 8*3=26>20", (2, 1, 0)),  # right before, not after
+        ("8*3=26 3*8=24>20", (2, 1, 0)),  # another step
+        ("7/2=3 96/3=32 6/0=6>5", (3, 2, 0)),
+        ("3-8=5>4 12-12=0<4", (2, 1, 0)),
+        ("8-3=5 8*3=2", (1, 0, 0)),  # 24, cut within the number
+        ("3+4*5=23>20 (8-3)=5", (0, 0, 0)),  # these are not steps as thoughts have them
+        ("", (0, 0, 0)),
+    ],
+)
+def test_thoughts_are_replayed(thought: str, counts: tuple[int, int, int]):
+    replay = Countdown().replay(thought)
+    assert (replay.steps, replay.wrong, replay.mended) == counts
+
+
+def test_demonstrations_mend_every_slip():
+    task, slips = Countdown(slips=1.0), 0
+    for problem in some(1, count=100):
+        thought = task.demonstrate(problem, Random(problem.id)).thought
+        replay = task.replay(thought)
+        assert (replay.steps - replay.wrong, replay.wrong) == checked_steps(thought)
+        assert replay.mended == replay.wrong == thought.count("no")
+        slips += replay.wrong
+    assert slips > 20

@@ -67,6 +67,21 @@ def test_two_runs_of_a_recipe_are_the_same_run(finished: Path, tmp_path: Path):
         assert (ours / "model/model.safetensors").read_bytes() == (theirs / "model/model.safetensors").read_bytes()
 
 
+def test_a_run_starts_from_a_model(finished: Path, tmp_path: Path):
+    recipe = tiny("--start", str(finished / "sft"), "--pretrain", "none", "--rl", "none")
+    model, template = begin(recipe)
+    before = load_model(finished / "sft")
+    assert template.tokenizer.vocab_size == before.template.tokenizer.vocab_size
+    assert all(torch.equal(w, before.model.state_dict()[name]) for name, w in model.state_dict().items())
+    run = carry_out(tmp_path / "further", recipe)
+    assert [stage.name for stage in run.stages()] == ["sft", "eval"]
+
+
+def test_a_model_to_start_from_must_be_there(tmp_path: Path):
+    with pytest.raises(SteepError, match="there is no model at nowhere"):
+        carry_out(tmp_path / "further", tiny("--start", "nowhere"))
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "rl"])
 def test_a_run_that_is_cut_resumes_bitwise(stage: str, finished: Path, tmp_path: Path, monkeypatch):
     """Stop after the first step of a stage, as a kill would, then go on: the same log and the same weights."""

@@ -1,0 +1,256 @@
+"""A study: runs that belong together (seeds, control arms), and what is claimed over all of them.
+
+    runs/claims/run.json       the study itself, as any run has one
+                claims.json    when every arm is finished
+                0/main/        an arm: an ordinary run directory
+                0/main.log     what it printed
+
+Each arm is a process of its own. One that fails stops none but those that wait for it.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path, PurePosixPath
+from signal import SIGINT
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+
+from steep.errors import ConfigError, SteepError
+from steep.runs import Claim, Progress, Run, Stage, Stopping, duration, number, read_json, show, write_evidence
+from steep.training.recipe import Recipe
+from steep.training.rl import RlConfig
+from steep.training.supervised import SupervisedConfig
+
+STUDY = "{study}"
+"""Stands for the study's directory in an arm's `Recipe.start`."""
+CLAIMS = "claims.json"
+POLL_S = 0.3
+
+Command = Callable[[str], Sequence[str]]
+"""From the name of an arm to the command line that begins it, or goes on with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One run of a study."""
+
+    recipe: Recipe
+    """Its `start` may be a model of an arm that it comes after: "{study}/0/main/sft"."""
+    after: tuple[str, ...] = ()
+    """Arms that must be finished before this one begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything that the runs need."""
+
+    arms: Mapping[str, Arm]
+    """By name, such as "0/main": the arm's directory within that of the study. They begin in this order."""
+    workers: int = 2
+    """Arms that run at once."""
+    claims: Callable[[Mapping[str, Run]], list[Claim]] | None = None
+    """Reads the finished runs, by the names of their arms, and says which figures meet their bars."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(f"{self.workers} workers carry out nothing", "take 1 or more")
+        for name, arm in self.arms.items():
+            check(name, arm, self.arms)
+        try:
+            self.order().prepare()
+        except CycleError as error:
+            raise ConfigError(f"arms wait for each other: {', '.join(error.args[1])}", "break the circle") from None
+
+    def order(self) -> "TopologicalSorter[str]":
+        return TopologicalSorter({name: arm.after for name, arm in self.arms.items()})
+
+
+def check(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
+    """Raise a ConfigError if an arm's name is no directory of its own, or if it needs what it does not wait for."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or str(path) != name or any(part.startswith(".") for part in path.parts):
+        raise ConfigError(f"{name!r} cannot be the name of an arm", 'name it like a directory: "main" or "0/main"')
+    if any(str(parent) in arms for parent in path.parents):
+        raise ConfigError(f"the arm {name} lies within another arm", "give one of the two another name")
+    for other in arm.after:
+        if other not in arms:
+            raise ConfigError(f"the arm {name} waits for {other}, which is no arm", f"there are: {', '.join(arms)}")
+    start = PurePosixPath(arm.recipe.start or "")
+    if start.is_relative_to(STUDY) and not any(start.is_relative_to(f"{STUDY}/{other}") for other in arm.after):
+        raise ConfigError(f"the arm {name} starts from {start} without waiting for it", "name that arm in `after`")
+
+
+def within(study: Path, recipe: Recipe) -> Recipe:
+    """The recipe of an arm, started from the model in the study's directory that it names."""
+    return recipe if recipe.start is None else replace(recipe, start=recipe.start.replace(STUDY, str(study)))
+
+
+def run_study(run: Run, study: Study, command: Command, console: Console) -> None:
+    """Carry out the arms that are not finished, then write the claims.
+
+    A SteepError tells which arms failed and why; a KeyboardInterrupt, that it was stopped.
+    """
+    carry_out_arms(run.path, study, command, console)
+    runs = {name: Run.open(run.path / name) for name in study.arms}
+    claims = study.claims(runs) if study.claims else []
+    write_evidence(run.path / CLAIMS, claims, sum(map(seconds, runs.values())))
+
+
+def carry_out_arms(path: Path, study: Study, command: Command, console: Console) -> None:
+    with Progress(len(study.arms), path.name, console=console, rated=False) as progress, Stopping() as stopping:
+        with Crew(path, study, command, progress.note) as crew:
+            while crew.advance() and not stopping.asked:
+                failed = {"failed": len(crew.failed)} if crew.failed else None
+                progress.update(len(crew.finished), failed, crew.standing())
+                time.sleep(POLL_S)
+        progress.update(len(crew.finished))
+    if stopping.asked:
+        raise KeyboardInterrupt
+    left = crew.left()
+    if left:
+        told = "".join(f"\n  {name}: {why}" for name, why in left.items())
+        raise SteepError(
+            f"{len(left)} of {len(study.arms)} arms are not finished{told}",
+            f"what they printed is in {path}/ARM.log; go on with `steep resume {path}`",
+        )
+
+
+@dataclass
+class Worker:
+    """An arm under way."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    log_start: int
+    """Bytes that earlier processes of the arm wrote to the log."""
+
+    def last_words(self) -> str:
+        """Why it failed: its error message, or else the last line that it printed."""
+        lines = self.log.read_bytes()[self.log_start :].decode(errors="replace").splitlines()
+        told = [line.removeprefix("steep: ") for line in lines if line.startswith("steep: ")]
+        return (told or [line for line in lines if line.strip()] or [f"exit code {self.process.returncode}"])[-1]
+
+
+class Crew:
+    """The arms under way, never more than `workers`. Whoever is left on leaving is stopped, and saves what it has."""
+
+    def __init__(self, path: Path, study: Study, command: Command, note: Callable[[str], None]) -> None:
+        self._path, self._study, self._command, self._note = path, study, command, note
+        self._order = study.order()
+        self._order.prepare()
+        self._ready: list[str] = []
+        self._workers: list[Worker] = []
+        self.finished: list[str] = []
+        self.failed: dict[str, str] = {}
+        """Each with the reason."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._workers:
+            self._note(f"stopping {', '.join(worker.name for worker in self._workers)}")
+        try:
+            self._stop()
+        except KeyboardInterrupt:  # a second Ctrl-C is for the arms too
+            self._stop()
+            raise
+
+    def advance(self) -> bool:
+        """See who has ended, and begin what can begin; whether anything is under way then."""
+        for worker in [worker for worker in self._workers if worker.process.poll() is not None]:
+            self._workers.remove(worker)
+            if worker.process.returncode == 0:
+                self._finish(worker.name)
+            else:
+                self.failed[worker.name] = worker.last_words()
+                self._note(f"{worker.name}: failed: {self.failed[worker.name]}")
+        self._ready += self._order.get_ready()
+        while self._ready and len(self._workers) < self._study.workers:
+            name = self._ready.pop(0)
+            if is_finished(self._path / name):
+                self._finish(name)
+            else:
+                self._begin(name)
+            self._ready += self._order.get_ready()
+        return bool(self._workers)
+
+    def standing(self) -> list[str]:
+        """A line for each arm under way."""
+        arms = self._study.arms
+        return [f"{w.name}: {standing(self._path / w.name, arms[w.name].recipe)}" for w in self._workers]
+
+    def left(self) -> dict[str, str]:
+        """The arms that are not finished, each with the reason."""
+        unfinished = {name: arm for name, arm in self._study.arms.items() if name not in self.finished}
+        return {
+            name: self.failed.get(name) or f"waits for {', '.join(other for other in arm.after if other in unfinished)}"
+            for name, arm in unfinished.items()
+        }
+
+    def _begin(self, name: str) -> None:
+        log = self._path / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as file:
+            start = file.tell()
+            process = subprocess.Popen(
+                self._command(name),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # Ctrl-C on the terminal reaches the study alone, which hands it on once
+            )
+        self._workers.append(Worker(name, process, log, start))
+        self._note(f"{name}: begun")
+
+    def _finish(self, name: str) -> None:
+        self._order.done(name)
+        self.finished.append(name)
+        self._note(f"{name}: finished")
+
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.process.send_signal(SIGINT)
+        for worker in self._workers:
+            worker.process.wait()
+
+
+def is_finished(path: Path) -> bool:
+    return (path / "run.json").is_file() and Run.open(path).status == "finished"
+
+
+def standing(path: Path, recipe: Recipe) -> str:
+    """How far an arm is: "rl 12/24, reward 0.41, 3 min 20 s left in rl"."""
+    name = Run.open(path).info.stage if (path / "run.json").is_file() else None
+    if name is None:
+        return "starts"
+    stage, total = Stage(path / name), steps(recipe, name)
+    last, timing = stage.last_metrics, stage.last_timing
+    if total is None or last is None or timing is None:
+        return name
+    done = last["step"] + 1
+    metric = next((f"{key} {number(value)}, " for key, value in last.items() if key != "step"), "")
+    left = timing["elapsed_s"] / (timing["step"] + 1) * (total - done)
+    return f"{name} {done}/{total}, {metric}{duration(left)} left in {name}"
+
+
+def steps(recipe: Recipe, stage: str) -> int | None:
+    """How many steps a training stage has; None for another stage."""
+    config = getattr(recipe, stage, None)
+    if isinstance(config, SupervisedConfig):
+        return config.steps
+    return config.num_steps if isinstance(config, RlConfig) else None
+
+
+def seconds(run: Run) -> float:
+    """Time spent on training and measuring, pauses left out."""
+    measured = run.path / "eval" / CLAIMS
+    return show(run).summary.elapsed_s + (read_json(measured)["seconds"] if measured.is_file() else 0.0)
