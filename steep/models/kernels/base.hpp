@@ -59,12 +59,22 @@ enum Pair : uint32_t {};  // two bf16 numbers, the first in the low half
 
 inline Words load(const Pair* p) { return *reinterpret_cast<const Words*>(p); }
 
-inline Vector multiply_add(Vector sum, float left, Vector right) { return sum + left * right; }
+// In assembly where gcc 12 does harm: it splits the one chain of a narrow tile into products and sums, which rounds
+// otherwise than a wide tile, and for Pair it spills a tile's sums.
+inline Vector multiply_add(Vector sum, float left, Vector right) {
+#if defined(__FMA__)
+  const Vector both = left - Vector{};
+  asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(right), "v"(both));
+  return sum;
+#else
+  return sum + left * right;
+#endif
+}
 
 inline Vector multiply_add(Vector sum, Pair left, Words right) {
 #if defined(__AVX512BF16__)
   const Words both = Words{} + uint32_t(left);
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(right), "v"(both));  // as an intrinsic, gcc 12 spills a tile's sums
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(right), "v"(both));
   return sum;
 #else
   sum += bits<float>(left << 16) * bits<Vector>(right << 16);

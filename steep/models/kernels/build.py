@@ -116,7 +116,7 @@ def build() -> Path:
     compiler = find_compiler()
     processor_flag, macros = describe_target(compiler)
     sources = [path.read_text() for path in SOURCES]
-    key = hashlib.sha256("\0".join([*sources, macros, *FLAGS, processor_flag]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join([*sources, macros, *compiler, *FLAGS, processor_flag]).encode()).hexdigest()[:16]
     library = cache_directory() / f"kernels-{key}.so"
     if library.exists():
         return library
