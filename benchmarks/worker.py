@@ -5,6 +5,7 @@ is the outer end. A side that is not asked is halted by SIGSTOP with all its chi
 one that is measured.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -110,7 +111,5 @@ class Side:
         return line
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            pass
