@@ -5,6 +5,7 @@ is the outer end. A side that is not asked is halted by SIGSTOP with all its chi
 one that is measured.
 """
 
+import atexit
 import contextlib
 import importlib.metadata
 import json
@@ -77,6 +78,7 @@ class Side:
             start_new_session=True,
         )
         self.read = b""
+        atexit.register(self.close)  # a halted process would outlive us
 
     def call(self, name: str, **arguments: Any) -> dict[str, Any]:
         self._signal(signal.SIGCONT)
@@ -93,6 +95,8 @@ class Side:
         return answer
 
     def close(self) -> None:
+        if self.log.closed:
+            return
         self._signal(signal.SIGKILL)
         self.process.wait()
         self.log.close()

@@ -18,31 +18,30 @@ state: dict[str, Any] = {}
 
 
 def load(directory: str, context: int, rows: int) -> None:
+    """The model, for an engine that is to hold so many rows of so many tokens."""
     state.clear()
-    state["model"] = load_model(Path(directory)).model
+    state.update(model=load_model(Path(directory)).model, context=context, rows=rows)
 
 
-def engine(rows: int, context: int, dtype: str) -> NativeEngine:
-    """The engine for this many rows; the one before is given up."""
-    config = NativeConfig(rows=rows, context=context, dtype=dtype)
-    kept = state.get("engine")
-    if kept is None or kept.config != config:
-        state["engine"] = kept = NativeEngine(state["model"], config, end_ids=frozenset())
+def engine() -> NativeEngine:
+    if "engine" not in state:
+        config = NativeConfig(rows=state["rows"], context=state["context"], dtype="bfloat16")
+        state["engine"] = NativeEngine(state["model"], config, end_ids=frozenset())  # no token ends an answer
+    kept: NativeEngine = state["engine"]
     return kept
 
 
-def sample(prompts: list[list[int]], copies: int, new: int, dtype: str) -> list[list[Rollout]]:
-    """Exactly `new` tokens each: no token ends an answer."""
-    chosen = engine(len(prompts) * copies, max(map(len, prompts)) + new, dtype)
+def sample(prompts: list[list[int]], copies: int, new: int) -> list[list[Rollout]]:
+    """Exactly `new` tokens each."""
     budget = Budget(thought=0, answer=new, closing=())
     requests = [Request(prompt_ids=tuple(p), budget=budget, n=copies, seed=i) for i, p in enumerate(prompts)]
-    return [future.result() for future in [chosen.submit(request) for request in requests]]
+    return [future.result() for future in [engine().submit(request) for request in requests]]
 
 
 def generate(prompts: list[list[int]], copies: int, new: int, setting: str) -> dict[str, float]:
-    engine(len(prompts) * copies, max(map(len, prompts)) + new, setting)
+    engine()
     began = time.perf_counter()
-    groups = sample(prompts, copies, new, setting)
+    groups = sample(prompts, copies, new)
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "tokens": sum(len(r.ids) for rollouts in groups for r in rollouts)}
 
@@ -75,13 +74,13 @@ def train(batch: list[list[int]], setting: str) -> dict[str, float]:
 def step(prompts: list[list[int]], copies: int, new: int) -> dict[str, float]:
     """One RL step: generate, verify, update, hand the weights over."""
     learner, algorithm = policy(), Algorithm()
-    engine(len(prompts) * copies, max(map(len, prompts)) + new, "bfloat16")
+    engine()
     began = time.perf_counter()
-    sampled = sample(prompts, copies, new, "bfloat16")
+    sampled = sample(prompts, copies, new)
     drawn = time.perf_counter()
     groups = [Group(problem=PROBLEM, rollouts=tuple(map(judged, rollouts))) for rollouts in sampled]
     metrics = learner.update(learn_from(groups, learner, algorithm), algorithm.loss)
-    sync(learner, state["engine"], version=learner.step, changed=metrics["lr"] > 0)
+    sync(learner, engine(), version=learner.step, changed=metrics["lr"] > 0)
     ended = time.perf_counter()
     tokens = sum(len(r.ids) for rollouts in sampled for r in rollouts)
     return {"seconds": ended - began, "sample_s": drawn - began, "update_s": ended - drawn, "tokens": tokens}
