@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import steep
 from benchmarks import models
 from benchmarks.report import table
 from benchmarks.rivals import HOME, start
@@ -50,8 +49,9 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"rounds ({PAIRS})")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", cores)))
     parser.add_argument("--rivals", type=Path, default=HOME, metavar="DIR", help="where `benchmarks.rivals` put them")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "bench", metavar="DIR", help="models and logs")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the results go (docs/results/performance)")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "bench", metavar="DIR", help="models, logs and results"
+    )
     return parser
 
 
@@ -155,10 +155,7 @@ class Bench:
             "rows": [asdict(row) for row in self.rows],
             "notes": self.notes,
         }
-        results = (
-            self.work / "results" if self.args.quick else Path(steep.__file__).parents[1] / "docs/results/performance"
-        )
-        out = self.args.out or results
+        out = self.work / ("quick" if self.args.quick else "results")
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{self.name}.json", document)
         print(table(document))

@@ -7,7 +7,8 @@ values once, two operations a weight and token.
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,12 +27,14 @@ def measure(size: int, megabytes: int) -> dict[str, float]:
     whole = torch.ones(megabytes << 17, dtype=torch.int64)
     limits = {"bandwidth_gb": whole.nbytes / 1e9 / _median_s(lambda: whole.sum())}
     for name, dtype in {"bf16": torch.bfloat16, "fp32": torch.float32}.items():
-        left, right = torch.randn(2, size, size).to(dtype)
-        limits[f"{name}_gflops"] = 2 * size**3 / 1e9 / _median_s(lambda left=left, right=right: left @ right)
+        left, right = torch.randn(2, size, size).to(dtype).unbind()
+        limits[f"{name}_gflops"] = 2 * size**3 / 1e9 / _median_s(partial(torch.matmul, left, right))
     return limits
 
 
-def decode_s(config: ModelConfig, batch: int, prompts: int, prompt: int, new: int, limits: dict[str, Any]) -> float:
+def decode_s(
+    config: ModelConfig, batch: int, prompts: int, prompt: int, new: int, limits: Mapping[str, float]
+) -> float:
     """Prefill of `prompts` prompts, then the sum over steps of max(bytes / bandwidth, operations / peak).
 
     bytes of a step = 2 P + batch * context * 4 L K E         P weights, L layers, K key-value heads, E head size

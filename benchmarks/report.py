@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.worker import ROOT
 from steep.runs import read_json, write_atomic
 
+MEASURED = ROOT / "runs" / "bench" / "results"
 RESULTS = ROOT / "docs" / "results" / "performance"
 PAGE = ROOT / "docs" / "performance.md"
 ORDER = ("decode", "rl_step", "train", "time_to_reward", "startup", "scaling")
@@ -89,6 +90,9 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for path in MEASURED.glob("*.json"):
+        write_atomic(RESULTS / path.name, path.read_bytes())
     found = [RESULTS / f"{name}.json" for name in ORDER if (RESULTS / f"{name}.json").is_file()]
     page = "\n".join([OPENING, *(table(read_json(path)) for path in found)])
     write_atomic(PAGE, page.encode())

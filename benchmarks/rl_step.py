@@ -23,8 +23,8 @@ from benchmarks.worker import Side, SideError
 PROMPT = 32
 LR = 1e-6
 PROMPTS = 4096  # that TRL draws from
-LOGIT_BYTES = 3e9
-"""What one array of fp32 logits may take in TRL: its micro-batches are as large as this allows."""
+MICRO_TOKENS = {"N": 16_384, "S": 2_048}
+"""What TRL forwards together: with more, S does not fit 24 GiB of memory."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Cell:
 
     @property
     def micro(self) -> int:
-        """A power of two of completions, at most all."""
-        fit = int(LOGIT_BYTES / (4 * CONFIGS[self.model].vocab_size * self.new))
+        """Completions that TRL forwards together: a power of two, at most all."""
+        fit = MICRO_TOKENS[self.model] // (PROMPT + self.new)
         return min(1 << (fit.bit_length() - 1), self.groups * self.copies)
 
 
@@ -92,7 +92,7 @@ def measure(bench: Bench, cell: Cell, asked: set[str]) -> set[str]:
     for name in sorted(asked):
         with explained(bench):
             side = trainer(bench, cell, directory, name)
-            runs[name] = lambda number, side=side: whole(cell, side.call("step"))
+            runs[name] = partial(rival_step, cell, side)
     config, limits = CONFIGS[cell.model], bench.limits
     rollouts = cell.groups * cell.copies
     update = train_flops(config, [PROMPT + cell.new] * rollouts) / (limits["bf16_gflops"] * 1e9)
@@ -139,6 +139,10 @@ def step(cell: Cell, side: Side, number: int) -> dict[str, Any]:
     rng, encode = Random(number), TEMPLATE.tokenizer.encode
     prompts = [encode(digits(rng)) for _ in range(cell.groups)]
     return whole(cell, side.call("step", prompts=prompts, copies=cell.copies, new=cell.new))
+
+
+def rival_step(cell: Cell, side: Side, number: int) -> dict[str, Any]:
+    return whole(cell, side.call("step"))
 
 
 def whole(cell: Cell, answer: dict[str, Any]) -> dict[str, Any]:

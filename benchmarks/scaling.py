@@ -80,11 +80,11 @@ def step_s(side: Side, batch: int, context: int, number: int) -> float:
     """At a context that is `context` halfway between the two answers."""
     rng = Random(number)
     prompts = [[rng.randrange(20, 300) for _ in range(context - (SHORT + LONG) // 2)]]
-    short, long = (
-        side.call("generate", prompts=prompts, copies=batch, new=new, setting="bfloat16")["seconds"]
+    short_s, long_s = (
+        float(side.call("generate", prompts=prompts, copies=batch, new=new, setting="bfloat16")["seconds"])
         for new in (SHORT, LONG)
     )
-    return (long - short) / (LONG - SHORT)
+    return (long_s - short_s) / (LONG - SHORT)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def main() -> None:
     bench.finish()
 
 
-def timed(bench: Bench, cell: str, commands: dict[str, Sequence[str]]) -> list[Row]:
+def timed(bench: Bench, cell: str, commands: Mapping[str, Sequence[str]]) -> list[Row]:
     rows = [Row(cell=cell, side=name) for name in commands]
     for number in range(bench.pairs + 1):
         for row, command in zip(rows, commands.values(), strict=True):

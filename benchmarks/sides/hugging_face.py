@@ -22,7 +22,8 @@ def load(directory: str, context: int, rows: int) -> None:
 def model(dtype: str) -> Any:
     if dtype not in state:
         loaded = AutoModelForCausalLM.from_pretrained(state["directory"], dtype=getattr(torch, dtype))
-        loaded.generation_config = GenerationConfig(do_sample=True, top_k=0, pad_token_id=0)  # no token ends an answer
+        endless = GenerationConfig(do_sample=True, top_k=0, pad_token_id=0)  # type: ignore[no-untyped-call]
+        loaded.generation_config = endless  # no token ends an answer
         state[dtype] = loaded
     return state[dtype]
 
@@ -50,7 +51,7 @@ def train(batch: list[list[int]], setting: str) -> dict[str, float]:
         with torch.autocast("cpu", torch.bfloat16):
             logits = learner(**inputs, use_cache=False).logits
         loss = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
-        (loss / trained).backward()
+        (loss / trained).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
     state["optimizer"].step()
     state["optimizer"].zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 The model is converted by optimum-intel, once, into a folder beside it.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def pipe(setting: str) -> Any:
         scheduler.max_num_seqs = state["rows"]
         scheduler.max_num_batched_tokens = 4096
         scheduler.enable_prefix_caching = setting == "shared"
-        options = {"INFERENCE_PRECISION_HINT": "bf16"}
+        threads = int(os.environ["OMP_NUM_THREADS"])
+        options = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads}
         pipes = state["pipes"]
         pipes.clear()
         pipes[setting] = openvino_genai.ContinuousBatchingPipeline(str(state["directory"]), scheduler, "CPU", options)

