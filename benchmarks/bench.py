@@ -17,7 +17,7 @@ from benchmarks.worker import ROOT, Side, SideError
 from steep.runs import Claim, evidence, write_json
 
 PAIRS = 5
-KEPT = 1.25
+KEPT = 1.15
 """Rivals within this factor of the fastest one take part in all rounds, the others in the first alone."""
 STEEP = "steep"
 

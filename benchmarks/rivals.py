@@ -6,6 +6,7 @@ What cannot be installed or does not run is named in the results with the reason
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def environment(home: Path, rival: str, threads: int) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
-        "PATH": f"{home / 'vllm' / 'bin'}:/usr/local/bin:/usr/bin:/bin",  # ninja, for torch.compile
+        "PATH": f"{home / 'vllm' / 'bin'}:{os.environ['PATH']}",  # ninja, for torch.compile
         **({"LD_PRELOAD": str(openmp)} if openmp.is_file() else {}),
     }
 

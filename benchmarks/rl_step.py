@@ -70,7 +70,7 @@ PRECISIONS = {"trl autocast": True, "trl fp32": False}
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--long", action="store_true", help="S with 32 x 16 rollouts too: about two hours more")
+    parser.add_argument("--long", action="store_true", help="S with 32 x 16 rollouts too: about an hour more")
     args = parser.parse_args()
     bench = Bench("rl_step", args)
     bench.notes += [SHORTENED, ONCE if args.long else LEFT_OUT]

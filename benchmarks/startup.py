@@ -45,10 +45,14 @@ def timed(bench: Bench, cell: str, commands: Mapping[str, Sequence[str]]) -> lis
         for row, command in zip(rows, commands.values(), strict=True):
             if not Path(command[0]).is_file():
                 row.note = "not installed"
+            if row.note:
                 continue
-            seconds = first_byte_s(command)
-            if number:
-                row.seconds.append(seconds)
+            try:
+                seconds = first_byte_s(command)
+            except SideError as error:
+                row.note = str(error)
+            else:
+                row.seconds += [seconds] if number else []
     for row in rows[1:]:
         row.ratio = [its / ours for its, ours in zip(row.seconds, rows[0].seconds, strict=False)]
     bench.rows += rows
@@ -62,7 +66,9 @@ def first_byte_s(command: Sequence[str]) -> float:
         assert process.stdout is not None
         process.stdout.read(1)
         seconds = time.perf_counter() - began
-        process.stdout.read()
+        rest = process.stdout.read()
+    if process.returncode:
+        raise SideError(f"ended with code {process.returncode}: {rest.decode(errors='replace')[-200:].strip()}")
     return seconds
 
 
