@@ -1,5 +1,6 @@
 # PYTHON   the Python to make the environment with, 3.11 or newer
 # VENV     where to make it
+# BENCH    options for the benchmarks, such as --quick
 #
 # On Linux an index may offer torch in a build for CUDA, of several gigabytes. For the build for the CPU, set
 # PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to an index that has it before the first `make`.
@@ -10,9 +11,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := pyproject.toml constraints.txt
 RUN := runs/nano
+BENCHMARKS := startup scaling train decode rl_step time_to_reward
 
 .DEFAULT_GOAL := help
-.PHONY: help demo claims test lint clean
+.PHONY: help demo claims test lint bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +41,11 @@ lint: $(VENV)/dev.stamp ## check style, types and the order of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(VENV)/core.stamp ## measure steep against other programs, on cores that do nothing else
+	@$(BIN)/python -m benchmarks.rivals
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(BENCH) || exit 1; done
+	@$(BIN)/python -m benchmarks.report
 
 clean: ## delete the environment and what the tools cached; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Measurements of steep against other programs; `make bench` runs them all."""

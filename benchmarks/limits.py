@@ -1,0 +1,73 @@
+"""What the processor can do at most, measured in the run that is compared with it, and what work needs at least.
+
+Peak: the product of two square matrices through torch, bf16 and fp32. Bandwidth: reading an array far larger than the
+caches. The limits are those of the work, not of a program: bf16 weights read once a decode step, each row's keys and
+values once, two operations a weight and token.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.models import parameters
+from benchmarks.worker import Channel, serve
+from steep.models import ModelConfig
+
+BF16_BYTES = 2
+TRIALS = 7
+
+
+def measure(size: int, megabytes: int) -> dict[str, float]:
+    """GFLOP/s of products of `size` squared, GB/s of a read of so many megabytes."""
+    torch.set_float32_matmul_precision("medium")  # oneDNN's fp32, faster than the default here and as exact
+    whole = torch.ones(megabytes << 17, dtype=torch.int64)
+    limits = {"bandwidth_gb": whole.nbytes / 1e9 / _median_s(lambda: whole.sum())}
+    for name, dtype in {"bf16": torch.bfloat16, "fp32": torch.float32}.items():
+        left, right = torch.randn(2, size, size).to(dtype).unbind()
+        limits[f"{name}_gflops"] = 2 * size**3 / 1e9 / _median_s(partial(torch.matmul, left, right))
+    return limits
+
+
+def decode_s(
+    config: ModelConfig, batch: int, prompts: int, prompt: int, new: int, limits: Mapping[str, float]
+) -> float:
+    """Prefill of `prompts` prompts, then the sum over steps of max(bytes / bandwidth, operations / peak).
+
+    bytes of a step = 2 P + batch * context * 4 L K E         P weights, L layers, K key-value heads, E head size
+    operations of a step = batch * (2 P + 4 L H E * context)  H query heads
+    """
+    peak, bandwidth = limits["bf16_gflops"] * 1e9, limits["bandwidth_gb"] * 1e9
+    weights, attention = parameters(config), 4 * config.num_layers * config.num_heads * config.head_dim
+    seconds = prompts * (2 * weights * prompt + attention * prompt**2 / 2) / peak
+    for context in range(prompt, prompt + new - 1):  # the first token comes with the prefill
+        read = BF16_BYTES * weights + batch * context * kv_bytes(config)
+        seconds += max(read / bandwidth, batch * (2 * weights + attention * context) / peak)
+    return seconds
+
+
+def train_flops(config: ModelConfig, lengths: Sequence[int]) -> float:
+    """Forward and backward: 6 P a token, and 6 L H E n^2 for the causal attention of a sequence of n tokens."""
+    attention = 6 * config.num_layers * config.num_heads * config.head_dim
+    return sum(6 * parameters(config) * n + attention * n**2 for n in lengths)
+
+
+def kv_bytes(config: ModelConfig) -> int:
+    """Keys and values of one token, in bf16."""
+    return BF16_BYTES * 2 * config.num_layers * config.num_kv_heads * config.head_dim
+
+
+def _median_s(work: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(TRIALS + 1):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+if __name__ == "__main__":
+    serve(Channel(), {"measure": measure})

@@ -1,0 +1,1 @@
+"""The programs that are measured, steep among them, each behind the same calls."""
