@@ -11,7 +11,7 @@ from steep.tasks.mixture import Share
 @dataclass(frozen=True, kw_only=True)
 class CurriculumConfig:
     adaptive: bool = True
-    """Weigh the levels of a task by how much signal they give; otherwise all levels alike."""
+    """Weigh tasks and their levels by how much signal they give too; otherwise by the tasks' own weights alone."""
     floor: float = 0.1
     """Every level keeps at least this weight, of a most of 1 at a pass rate of one half."""
     memory: float = 0.9
@@ -32,9 +32,11 @@ class Curriculum:
     """Ids of problems that are solved."""
 
     def choose(self, rng: Random) -> tuple[Share, int]:
-        share = rng.choices(self.shares, [s.weight for s in self.shares])[0]
-        weights = [self.weight(f"{share.task.name}/{level}") for level in share.task.levels]
-        return share, rng.choices(list(share.task.levels), weights)[0]
+        drawn = [(share, level) for share in self.shares for level in share.task.levels]
+        weights = [
+            share.weight / len(share.task.levels) * self.weight(f"{share.task.name}/{level}") for share, level in drawn
+        ]
+        return rng.choices(drawn, weights)[0]
 
     def weight(self, level: str) -> float:
         rate = self.rates.get(level)

@@ -12,8 +12,9 @@ from steep.rollouts.curriculum import Curriculum, CurriculumConfig
 from steep.rollouts.verify import verified
 from steep.tasks.mixture import Share, by_name, problems
 from steep.tokens import Template
-from steep.types import Engine, Group, Message, Problem, Request, Rollout
+from steep.types import Engine, Group, Message, Problem, Request, Rollout, wrong
 
+LATE = wrong("was told its budget and did not end in time")
 MAX_DRAWS = 1000  # of problems that turn out to be retired, before one of them is taken all the same
 
 
@@ -26,8 +27,9 @@ class RolloutConfig:
     """Share of the groups that get the largest budget instead."""
     answer: int = 32
     """Answer tokens at most."""
-    tell_budget: bool = False
-    """Tell the model its budget in the prompt, so that it can learn to finish in time by itself."""
+    told_share: float = 0.0
+    """Share of the groups whose prompt tells the budget. There an answer counts only if the thought kept to it, so that
+    the model learns to finish in time by itself."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 
 
@@ -38,6 +40,8 @@ class Sampling:
     first: int
     """Number of the batch's first group, from the start of the run."""
     problems: list[Problem]
+    told: list[bool]
+    """Whether the group's prompt tells its budget."""
     futures: "list[Future[list[Rollout]]]"
 
 
@@ -66,8 +70,10 @@ class Rollouts:
             self.under_way.append(self._submit(groups))
         batch = self.under_way.popleft()
         taken = []
-        for problem, future in zip(batch.problems, batch.futures, strict=True):
+        for problem, tell, future in zip(batch.problems, batch.told, batch.futures, strict=True):
             rollouts = tuple(verified(r, problem, self.tasks, self.template) for r in future.result())
+            if tell:
+                rollouts = tuple(replace(r, verdict=LATE) if r.interrupted else r for r in rollouts)
             valid = [r.verdict.score for r in rollouts if r.verdict is not None and r.verdict.kind != "invalid"]
             if valid:
                 self.curriculum.learn(problem.id, f"{problem.task}/{problem.level}", sum(valid) / len(valid))
@@ -84,11 +90,12 @@ class Rollouts:
         self.curriculum.load_state(state["curriculum"])
 
     def _submit(self, groups: int) -> Sampling:
-        batch = Sampling(self.next_group, [], [])
+        batch = Sampling(self.next_group, [], [], [])
         for _ in range(groups):
             rng = Random(f"group/{self.seed}/{self.next_group}")
             problem, thought = self._draw(rng), self._budget(rng)
-            prompt = told(problem.prompt, thought) if self.config.tell_budget else problem.prompt
+            tell = rng.random() < self.config.told_share
+            prompt = told(problem.prompt, thought) if tell else problem.prompt
             request = Request(
                 prompt_ids=self.template.render(prompt),
                 budget=self.template.budget(thought, self.config.answer),
@@ -96,6 +103,7 @@ class Rollouts:
                 seed=rng.getrandbits(62),
             )
             batch.problems.append(problem)
+            batch.told.append(tell)
             batch.futures.append(self.engine.submit(request))
             self.next_group += 1
         return batch

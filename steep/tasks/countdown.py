@@ -1,15 +1,15 @@
 """Countdown: use every number once, with + - * /, to make the target.
 
 Easy to check and, from four numbers on, hard to find: the task on which thinking time is worth most. A thought walks
-random paths: it combines numbers until two are left, tries every operation on those, and compares each result with the
-target in writing (a model that must not write the comparison out claims success at random):
+random paths: it combines numbers until two are left, tries some of the operations on those, and compares each result
+with the target in writing (a model that must not write the comparison out claims success at random):
 
-    8-3=5 5*5=25>24 5+5=10<24 5-5=0<24
-    8*5=40 40-3=37>24 ...
+    8-3=5 5+5=10<24 5*5=25>24
+    8*5=40 40-3=37>24
     8*3=24 ...
 
-It never walks a path twice, now and then it slips, notices it and mends it ("8*3=26 no 8*3=24"), and it goes on until
-it has found a solution, however long that takes.
+It never tries the same twice, now and then it slips, notices it and mends it ("8*3=26 no 8*3=24"), and it goes on until
+it has found a solution, however long that takes. What it tries is left to chance: to aim is for RL to learn.
 """
 
 import re
@@ -92,8 +92,8 @@ class Countdown(Generated):
     """1 and 2: three numbers; 3 and 4: four; 5: five; 6: six. Larger numbers and targets within a pair."""
     slips: float = 0.1
     """Share of demonstrations with a wrong result that is noticed and mended."""
-    max_paths: int = 400
-    """A demonstration gives up after so many paths and ends with its thought unfinished (levels 3 and up)."""
+    max_walks: int = 1000
+    """A demonstration gives up after so many walks and ends with its thought unfinished (levels 4 and up)."""
 
     @property
     def name(self) -> str:
@@ -151,18 +151,16 @@ class Countdown(Generated):
 
         start = [Operand(n, str(n)) for n in problem.key["numbers"]]
         lines: list[str] = []
-        walked: set[tuple[str, ...]] = set()
-        while len(walked) < self.max_paths:
+        tried: set[tuple[str, ...]] = set()
+        for _ in range(self.max_walks):
             path, pool = walk(start, rng)
-            if tuple(map(str, path)) in walked:
-                if len(path) == 1 and len(walked) >= count_paths(start):
-                    break
+            walked = tuple(map(str, path))
+            left = [step for step in operations(*pool) if (*walked, str(step)) not in tried]
+            if not left:
                 continue
-            walked.add(tuple(map(str, path)))
             line = [write(step) for step in path]
-            last = operations(*pool)
-            rng.shuffle(last)
-            for step in last:
+            for step in rng.sample(left, rng.randint(1, len(left))):
+                tried.add((*walked, str(step)))
                 relation = "<" if step.value < target else ">" if step.value > target else "="
                 line.append(f"{write(step)}{relation}{target}")
                 if step.value == target:
@@ -240,12 +238,6 @@ def walk(pool: Sequence[Operand], rng: Random) -> tuple[list[Step], list[Operand
         path.append(random_step(rest, rng))
         rest = combine(rest, path[-1])
     return path, rest
-
-
-def count_paths(pool: Sequence[Operand]) -> int:
-    """How many different paths three numbers have."""
-    pairs = [(a, b) for i, a in enumerate(pool) for b in pool[:i]]
-    return len({str(step) for a, b in pairs for step in operations(a, b)})
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]]:

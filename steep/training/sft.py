@@ -1,7 +1,8 @@
 """Supervised fine-tuning on the tasks' own demonstrations: thoughts as a human might write them.
 
 Some demonstrations are cut, as a budget would cut them: the closing follows (not trained: the engine writes it), and
-the answer. So the model learns to answer from whatever it has.
+the answer. So the model learns to answer from whatever it has. Where the prompt tells the budget, the thought is cut
+some way before it and the closing is trained: so the model learns to end in time by itself.
 """
 
 import math
@@ -30,7 +31,7 @@ class SftConfig(SupervisedConfig):
     cut_share: float = 0.15
     """Share of the demonstrations whose thought is cut as by a budget."""
     told_share: float = 0.0
-    """Share of the demonstrations whose prompt tells a budget that the thought keeps."""
+    """Share of the demonstrations whose prompt tells a budget that the thought keeps; half of them are cut for it."""
 
 
 def sft(
@@ -61,16 +62,15 @@ def demonstration(
     _, response = template.demonstrate(problem.prompt, shown)
     thought, _ = template.split(response)
     answer = response[len(thought) + 1 :]  # after the end-of-thought token
-    cut = rng.random() < config.cut_share
+    tell = rng.random() < config.told_share
+    cut = rng.random() < (0.5 if tell else config.cut_share)
     kept = round(math.exp(rng.uniform(0, math.log(len(thought) + 1)))) - 1 if cut else len(thought)
-    prompt = problem.prompt
-    if rng.random() < config.told_share:
-        prompt = told(prompt, kept if cut else round(kept * math.exp(rng.uniform(0, 1.5))) + 1)
-    prompt_ids = template.render(prompt)
-    closing = template.budget(kept, None).closing if cut else template.budget(0, None).closing
+    # A model counts its tokens roughly: it should end between 60 and 100% of a budget that is too small.
+    slack = math.exp(rng.uniform(0, 0.5 if cut else 1.5))
+    prompt_ids = template.render(told(problem.prompt, round(kept * slack) + 1) if tell else problem.prompt)
+    closing = template.budget(kept if cut else 0, None).closing
     ids = [*prompt_ids, *thought[:kept], *closing, *answer]
-    trained = [*range(len(prompt_ids), len(prompt_ids) + kept)]
-    if not cut:
-        trained.append(len(prompt_ids) + kept)
-    trained += range(len(prompt_ids) + kept + len(closing), len(ids))
+    thought_end, answer_start = len(prompt_ids) + kept, len(prompt_ids) + kept + len(closing)
+    ending = range(thought_end, answer_start) if tell or not cut else range(0)
+    trained = [*range(len(prompt_ids), thought_end), *ending, *range(answer_start, len(ids))]
     return np.array(ids[: config.max_tokens], np.int32), np.array([t for t in trained if t < config.max_tokens])

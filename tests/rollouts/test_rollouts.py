@@ -75,6 +75,20 @@ def test_staleness_keeps_batches_under_way(template: Template):
     assert ids(taken[0]) == ids(fresh.take(2))
 
 
+def test_a_told_budget_must_be_kept(template: Template):
+    groups = supply(template, told_share=0.5, thought=(2, 4)).take(24)
+    told_groups = 0
+    for group in groups:
+        prompt, budget = group.rollouts[0].prompt_ids, group.rollouts[0].budget.thought
+        assert budget is not None
+        tell = prompt == template.render(told(group.problem.prompt, budget))
+        assert tell or prompt == template.render(group.problem.prompt)
+        told_groups += tell
+        late = [r.verdict is not None and "in time" in r.verdict.reason for r in group.rollouts]
+        assert late == [tell and r.interrupted for r in group.rollouts]
+    assert 6 <= told_groups <= 18
+
+
 def test_budgets_are_drawn_over_the_whole_range_on_a_log_scale(template: Template):
     drawn = [supply(template, thought=(16, 512))._budget(Random(i)) for i in range(4000)]
     assert min(drawn) == 16
@@ -155,6 +169,13 @@ def test_the_curriculum_prefers_levels_with_signal_and_retires_what_is_solved():
     drawn = [curriculum.choose(Random(i))[1] for i in range(2000)]
     assert abs(drawn.count(3) / 2000 - 1 / 1.1) < 0.03
     assert curriculum.retired == {"easy"}
+    both = Curriculum((Share(task=Countdown(levels=(1, 3)), weight=4), Share(task=Arithmetic())), CurriculumConfig())
+    both.rates = curriculum.rates | {f"arithmetic/{level}": 0.5 for level in Arithmetic().levels}
+    drawn_too = [both.choose(Random(i)) for i in range(4000)]
+    expected = {("countdown", 1): 2 * 0.1, ("countdown", 3): 2.0} | {("arithmetic", n): 1 / 6 for n in range(1, 7)}
+    for (task, level), weight in expected.items():
+        share = sum(s.task.name == task and n == level for s, n in drawn_too) / 4000
+        assert abs(share - weight / 3.2) < 0.03
     again = Curriculum((), CurriculumConfig())
     again.load_state(curriculum.state())
     assert again.state() == curriculum.state()

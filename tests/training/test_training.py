@@ -1,6 +1,7 @@
 """The loops on a tiny recipe: they learn, resume bitwise, and say what they did."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -160,6 +161,27 @@ def test_a_cut_demonstration_does_not_train_the_closing():
         cuts += forced == closing
         assert ids[-1] in made.end_ids
     assert cuts > 20
+
+
+def test_a_told_demonstration_ends_by_itself_within_its_budget():
+    made, task = template(), Countdown()
+    config = SftConfig(told_share=1.0, max_tokens=5000)
+    unfinished = 0
+    for seed in range(60):
+        problem = next(task.problems("train", seed))
+        ids, trained = demonstration(made, task, problem, config, Random(seed))
+        prompt = next(i for i, t in enumerate(ids.tolist()) if t == made.think_open_id) + 1
+        assert trained.tolist() == list(range(prompt, len(ids)))
+        said = int(re.findall(r"at most (\d+) tokens", made.tokenizer.decode(ids[:prompt].tolist()))[0])
+        thought = made.split(ids[prompt:].tolist())[0]
+        closing = made.budget(1).closing[:-1]
+        cut = len(closing) and thought[-len(closing) :] == closing
+        kept = len(thought) - (len(closing) if cut else 0)
+        assert kept < said
+        if cut and kept > 20:
+            unfinished += 1
+            assert kept >= 0.58 * said
+    assert unfinished > 5
 
 
 def rollout(score: float | None, length: int = 5, forced: int = 0, seed: int = 0) -> Rollout:

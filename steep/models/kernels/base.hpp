@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -176,26 +177,40 @@ struct PartialSums {
 // Memory that a thread keeps between items, by slot, aligned to a cache line.
 enum Slot {
   KEYS, ACROSS, VALUES, QUERY_TILE, SCORES, SUMS, MIXED, 
-  GRAD_KEYS, GRAD_VALUES, GRAD_SCORES, GRADS, RESIDUAL, NORMED, WIDE, SLOTS };
+  GRAD_KEYS, GRAD_VALUES, GRAD_SCORES, GRADS, GRADS_PAIRED, RESIDUAL, NORMED, WIDE,
+  QUERIES_PAIRED, WEIGHTS, WEIGHTS_PAIRED, SLOPES, SLOPES_PAIRED, SLOTS };
 
-float* scratch(Slot slot, int64_t count) {
+template <class T = float>
+T* scratch(Slot slot, int64_t count) {
   struct Memory {
-    float* data = nullptr;
-    int64_t size = 0;
+    void* data = nullptr;
+    int64_t bytes = 0;
     ~Memory() { std::free(data); }
   };
   static thread_local Memory slots[SLOTS];
   Memory& memory = slots[slot];
-  if (memory.size < count) {
+  const int64_t bytes = count * sizeof(T);
+  if (memory.bytes < bytes) {
     std::free(memory.data);
-    memory.size = round_up(count, 1024);
-    memory.data = static_cast<float*>(std::aligned_alloc(64, memory.size * sizeof(float)));
+    memory.bytes = round_up(bytes, 4096);
+    memory.data = std::aligned_alloc(64, memory.bytes);
     if (memory.data == nullptr) std::abort();
   }
-  return memory.data;
+  return static_cast<T*>(memory.data);
 }
 
 // ----------------------------------------------------------------------------------------------- products in registers
+
+// What a product multiplies lane by lane: numbers as they are stored, or two bf16 numbers at once. PAIR is how many.
+template <class S>
+using Lane = std::conditional_t<std::is_same_v<S, BFloat16>, Pair, float>;
+template <class S>
+constexpr int64_t PAIR = sizeof(Lane<S>) / sizeof(S);
+
+template <class S>
+const Lane<S>* lanes_of(const S* data) {
+  return reinterpret_cast<const Lane<S>*>(data);
+}
 
 template <class L>
 struct Strided {  // element (i, k) is data[i * row + k * step]
@@ -268,24 +283,46 @@ float inverse_rms(const T* x, int64_t size, float eps) {
 }
 
 // to[rows, wide] = scale * from[rows, size], zero beyond size.
-template <class T>
-void copy_rows(const T* from, int64_t from_row, int64_t rows, int64_t size, int64_t wide, float scale, float* to) {
+template <class S, class T>
+void copy_rows(const S* from, int64_t from_row, int64_t rows, int64_t size, int64_t wide, float scale, T* to) {
   for (int64_t i = 0; i < rows; i++, from += from_row, to += wide) {
 #pragma omp simd
-    for (int64_t j = 0; j < size; j++) to[j] = scale * widen(from[j]);
-    std::fill(to + size, to + wide, 0.0f);
+    for (int64_t j = 0; j < size; j++) to[j] = narrow<T>(scale * widen(from[j]));
+    std::fill(to + size, to + wide, T{});
   }
 }
 
 // to[rows / W, size, W]: W rows side by side, so that a product yields W scores in one vector. Zero beyond the rows.
-template <class T>
-void copy_across(const T* from, int64_t from_row, int64_t rows, int64_t size, float* to) {
+template <class L>
+void copy_across(const L* from, int64_t from_row, int64_t rows, int64_t size, L* to) {
   for (int64_t first = 0; first < rows; first += W, to += size * W) {
     const int64_t count = std::min<int64_t>(W, rows - first);
     for (int64_t j = 0; j < size; j++) {
-      const T* column = from + first * from_row + j;
-      for (int64_t i = 0; i < count; i++) to[j * W + i] = widen(column[i * from_row]);
-      for (int64_t i = count; i < W; i++) to[j * W + i] = 0.0f;
+      const L* column = from + first * from_row + j;
+      for (int64_t i = 0; i < count; i++) to[j * W + i] = column[i * from_row];
+      for (int64_t i = count; i < W; i++) to[j * W + i] = L{};
+    }
+  }
+}
+
+// to[rows / PAIR, wide, PAIR]: rows as a product's depth, times a scale. Zero beyond the rows and beyond size.
+template <class S, class T>
+void copy_paired(const S* from, int64_t from_row, int64_t rows, int64_t size, int64_t wide, float scale, T* to) {
+  if constexpr (PAIR<T> == 1) {
+    copy_rows(from, from_row, rows, size, wide, scale, to);
+  } else {
+    for (int64_t first = 0; first < rows; first += 2, to += wide * 2) {
+      uint32_t* words = reinterpret_cast<uint32_t*>(to);
+      const S *low = from + first * from_row, *high = low + from_row;
+      if (first + 1 < rows) {
+#pragma omp simd
+        for (int64_t j = 0; j < size; j++)
+          words[j] = narrow<T>(scale * widen(low[j])) | uint32_t(narrow<T>(scale * widen(high[j]))) << 16;
+      } else {
+#pragma omp simd
+        for (int64_t j = 0; j < size; j++) words[j] = narrow<T>(scale * widen(low[j]));
+      }
+      std::fill(words + size, words + wide, 0u);
     }
   }
 }

@@ -5,17 +5,6 @@
 // wait for each other; where there are few rows or the weights are too large for the caches, all threads work on one
 // block and share out the columns instead. Either way the numbers of a row are the same, and do not depend on others.
 
-template <class S>
-struct Left;  // what a product multiplies a vector with at a time: one number, or two bf16 numbers
-template <>
-struct Left<float> {
-  using Type = float;
-};
-template <>
-struct Left<BFloat16> {
-  using Type = Pair;
-};
-
 struct Layer {
   const float *attention_norm, *q_norm, *k_norm, *mlp_norm, *qkv_bias;  // q_norm, k_norm, qkv_bias: may be null
   const void *qkv, *out, *gate_up, *down;                               // see `multiply`
@@ -72,9 +61,9 @@ constexpr int64_t LARGE = 16 << 20;   // bytes of weights that the caches do not
 template <class S>
 void multiply(int64_t rows, int64_t outputs, int64_t depth, const S* a, const void* weights, float* out,
               int64_t out_row, bool add) {
-  using L = typename Left<S>::Type;
-  const int64_t steps = depth * sizeof(S) / sizeof(L), vectors = divide_up(outputs, W);
-  const L *left = reinterpret_cast<const L*>(a), *right = static_cast<const L*>(weights);
+  using L = Lane<S>;
+  const int64_t steps = depth / PAIR<S>, vectors = divide_up(outputs, W);
+  const L *left = lanes_of(a), *right = static_cast<const L*>(weights);
   each(divide_up(vectors, COLUMNS), [=](int64_t chunk) {
     const int64_t first = chunk * COLUMNS;
     product<L, L>(rows, std::min(COLUMNS, vectors - first), steps, {left, steps, 1},
@@ -101,8 +90,7 @@ std::vector<Run> runs_of(const Batch& batch, int64_t first, int64_t last) {
 template <class S>
 void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_t kv_head, const float* qkv,
             int64_t qkv_row, S* mixed) {
-  using L = typename Left<S>::Type;
-  constexpr int64_t PAIR = sizeof(L) / sizeof(S);
+  using L = Lane<S>;
   const Layer& layer = d.layer[index];
   const int64_t group = d.heads / d.kv_heads, size = d.head_size, wide = round_up(size, W), queries = run.count * group;
   const int64_t prefix = batch.prefix_lengths[run.first], prefix_blocks = divide_up(prefix, W), shared = prefix_blocks * W;
@@ -112,7 +100,7 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
   int64_t longest = 0;
   for (int64_t i = run.first; i < run.first + run.count; i++) longest = std::max(longest, batch.positions[i] - prefix + 1);
   const int64_t score_row = shared + round_up(longest, W);
-  S* q = reinterpret_cast<S*>(scratch(QUERY_TILE, queries * size));
+  S* q = scratch<S>(QUERY_TILE, queries * size);
   float* scores = scratch(SCORES, queries * score_row);
   float* sums = scratch(MIXED, queries * wide);
   const auto own = [&](void* store, int64_t i) {
@@ -127,18 +115,18 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
                   q + (r * group + j) * size);
     float* turned = scratch(KEYS, size);
     norm_rotate(key, layer.k_norm, d.eps, cos, sin, size, 1.0f, turned);
-    S *keys = own(d.keys, i) + at / W * W * wide + at % W * PAIR, *values = own(d.values, i) + at * wide;
-    for (int64_t j = 0; j < size; j++) keys[j / PAIR * PAIR * W + j % PAIR] = narrow<S>(turned[j]);
+    S *keys = own(d.keys, i) + at / W * W * wide + at % W * PAIR<S>, *values = own(d.values, i) + at * wide;
+    for (int64_t j = 0; j < size; j++) keys[j / PAIR<S> * PAIR<S> * W + j % PAIR<S>] = narrow<S>(turned[j]);
     write_rows(value, size, 1, size, 1.0f, values, wide);
   }
-  const L* left = reinterpret_cast<const L*>(q);
-  const int64_t steps = size / PAIR, block_size = wide * W / PAIR;
-  score(queries, prefix_blocks, steps, left, steps, reinterpret_cast<const L*>(prefix_keys), block_size, scores,
+  const L* left = lanes_of(q);
+  const int64_t steps = size / PAIR<S>, block_size = wide * W / PAIR<S>;
+  score(queries, prefix_blocks, steps, left, steps, lanes_of(prefix_keys), block_size, scores,
         score_row);
   for (int64_t r = 0; r < run.count; r++) {
     const int64_t i = run.first + r, count = batch.positions[i] - prefix + 1, blocks = divide_up(count, W);
     float* of_row = scores + r * group * score_row;
-    score(group, blocks, steps, left + r * group * steps, steps, reinterpret_cast<const L*>(own(d.keys, i)), block_size,
+    score(group, blocks, steps, left + r * group * steps, steps, lanes_of(own(d.keys, i)), block_size,
           of_row + shared, score_row);
     for (int64_t j = 0; j < group; j++, of_row += score_row) {
       std::fill(of_row + prefix, of_row + shared, -INFINITY);
@@ -165,7 +153,7 @@ void decode_block(const Decoder& d, const Batch& batch, int64_t first, int64_t l
   const int64_t qkv_row = round_up(qkv_size, W), gate_row = round_up(2 * d.inner, W), x_row = round_up(d.size, W);
   float* x = scratch(RESIDUAL, rows * x_row);
   float* wide = scratch(WIDE, rows * std::max(qkv_row, gate_row));
-  S* narrowed = reinterpret_cast<S*>(scratch(NORMED, rows * widest));
+  S* narrowed = scratch<S>(NORMED, rows * widest);
   const auto runs = runs_of(batch, first, last);
   const auto norm = [&](const float* weight) {
     each_row(rows, d.size, [=](int64_t i) { rms_norm_row(x + i * x_row, weight, d.size, d.eps, narrowed + i * d.size); });

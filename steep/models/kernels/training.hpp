@@ -133,31 +133,37 @@ void silu_mul_backward(int64_t rows, int64_t size, const T* gate_up, const T* gr
 template <class T>
 void packed_attention(int64_t sequences, const int64_t* offsets, int64_t heads, int64_t kv_heads, int64_t size,
                       const T* q, const T* k, const T* v, T* out, float* lse) {
+  using L = Lane<T>;
   const int64_t group = heads / kv_heads, wide = round_up(size, W), q_row = heads * size, k_row = kv_heads * size;
+  const int64_t steps = size / PAIR<T>;
   const auto items = attention_items(offsets, sequences, kv_heads);
   each(items.size(), [&](int64_t index) {
     const auto [first, length, kv_head] = items[index];
     const int64_t padded = round_up(length, W), score_row = padded + W, k_at = first * k_row + kv_head * size;
-    float* keys_across = scratch(ACROSS, padded * size);
-    float* values = scratch(VALUES, length * wide);
-    float* queries = scratch(QUERY_TILE, QUERIES * size);
+    L* keys_across = scratch<L>(ACROSS, padded * steps);
+    T* values = scratch<T>(VALUES, padded * wide);
+    T* queries = scratch<T>(QUERY_TILE, QUERIES * size);
     float* scores = scratch(SCORES, QUERIES * score_row);
+    T* weights = scratch<T>(WEIGHTS, QUERIES * score_row);
     float* mixed = scratch(MIXED, QUERIES * wide);
-    copy_across(k + k_at, k_row, length, size, keys_across);
-    copy_rows(v + k_at, k_row, length, size, wide, 1.0f, values);
+    copy_across(lanes_of(k + k_at), k_row / PAIR<T>, length, steps, keys_across);
+    copy_paired(v + k_at, k_row, length, size, wide, 1.0f, values);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
       for (int64_t begin = 0; begin < length; begin += QUERIES) {
         const int64_t rows = std::min(QUERIES, length - begin), seen = begin + rows, vectors = divide_up(seen, W);
         const int64_t token = first + begin, q_at = token * q_row + head * size;
         copy_rows(q + q_at, q_row, rows, size, size, attention_scale(size), queries);
-        product<float, float>(rows, vectors, size, {queries, size, 1}, {keys_across, W, size * W}, scores, score_row, false);
+        product<L, L>(rows, vectors, steps, {lanes_of(queries), steps, 1}, {keys_across, W, steps * W}, scores,
+                      score_row, false);
         float sums[QUERIES];
         for (int64_t i = 0; i < rows; i++) {
           float most;
           sums[i] = exponentials(scores + i * score_row, begin + i + 1, vectors, most);
           lse[(token + i) * heads + head] = most + std::log(sums[i]);
         }
-        product<float, float>(rows, wide / W, seen, {scores, score_row, 1}, {values, wide, W}, mixed, wide, false);
+        copy_rows(scores, score_row, rows, vectors * W, score_row, 1.0f, weights);
+        product<L, L>(rows, wide / W, divide_up(seen, PAIR<T>), {lanes_of(weights), score_row / PAIR<T>, 1},
+                      {lanes_of(values), wide, W}, mixed, wide, false);
         for (int64_t i = 0; i < rows; i++)
           write_rows(mixed + i * wide, wide, 1, size, 1.0f / sums[i], out + q_at + i * q_row, q_row);
       }
@@ -169,55 +175,69 @@ template <class T>
 void packed_attention_backward(int64_t sequences, const int64_t* offsets, int64_t heads, int64_t kv_heads, int64_t size,
                                const T* q, const T* k, const T* v, const T* out, const float* lse, const T* grad,
                                T* grad_q, T* grad_k, T* grad_v) {
+  using L = Lane<T>;
   const int64_t group = heads / kv_heads, wide = round_up(size, W), q_row = heads * size, k_row = kv_heads * size;
+  const int64_t steps = size / PAIR<T>;
   const auto items = attention_items(offsets, sequences, kv_heads);
   each(items.size(), [&](int64_t index) {
     const auto [first, length, kv_head] = items[index];
     const int64_t padded = round_up(length, W), score_row = padded + W, k_at = first * k_row + kv_head * size;
-    float* keys = scratch(KEYS, length * wide);
-    float* keys_across = scratch(ACROSS, padded * size);
-    float* values_across = scratch(VALUES, padded * size);
-    float* queries = scratch(QUERY_TILE, QUERIES * wide);
+    T* keys = scratch<T>(KEYS, padded * wide);
+    L* keys_across = scratch<L>(ACROSS, padded * steps);
+    L* values_across = scratch<L>(VALUES, padded * steps);
+    T* queries = scratch<T>(QUERY_TILE, QUERIES * size);
+    T* queries_paired = scratch<T>(QUERIES_PAIRED, QUERIES * wide);
+    T* grads = scratch<T>(GRADS, QUERIES * size);
+    T* grads_paired = scratch<T>(GRADS_PAIRED, QUERIES * wide);
     float* scores = scratch(SCORES, QUERIES * score_row);
+    T* weights_paired = scratch<T>(WEIGHTS_PAIRED, QUERIES * score_row);
+    float* grad_scores = scratch(GRAD_SCORES, QUERIES * score_row);
+    T* slopes = scratch<T>(SLOPES, QUERIES * score_row);
+    T* slopes_paired = scratch<T>(SLOPES_PAIRED, QUERIES * score_row);
     float* mixed = scratch(MIXED, QUERIES * wide);
     float* grad_keys = scratch(GRAD_KEYS, length * wide);
     float* grad_values = scratch(GRAD_VALUES, length * wide);
-    float* grad_scores = scratch(GRAD_SCORES, QUERIES * score_row);
-    float* grad_mixed = scratch(GRADS, QUERIES * wide);
-    const Strided<float> over_keys{grad_scores, score_row, 1}, over_queries{grad_scores, 1, score_row};
-    copy_rows(k + k_at, k_row, length, size, wide, 1.0f, keys);
-    copy_across(k + k_at, k_row, length, size, keys_across);
-    copy_across(v + k_at, k_row, length, size, values_across);
+    copy_paired(k + k_at, k_row, length, size, wide, 1.0f, keys);
+    copy_across(lanes_of(k + k_at), k_row / PAIR<T>, length, steps, keys_across);
+    copy_across(lanes_of(v + k_at), k_row / PAIR<T>, length, steps, values_across);
     std::fill(grad_keys, grad_keys + length * wide, 0.0f);
     std::fill(grad_values, grad_values + length * wide, 0.0f);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
       for (int64_t begin = 0; begin < length; begin += QUERIES) {
         const int64_t rows = std::min(QUERIES, length - begin), seen = begin + rows, vectors = divide_up(seen, W);
-        const int64_t token = first + begin, q_at = token * q_row + head * size;
+        const int64_t token = first + begin, q_at = token * q_row + head * size, pairs = divide_up(rows, PAIR<T>);
         const float scale = attention_scale(size);
-        copy_rows(q + q_at, q_row, rows, size, wide, scale, queries);
-        copy_rows(grad + q_at, q_row, rows, size, wide, 1.0f, grad_mixed);
-        product<float, float>(rows, vectors, size, {queries, wide, 1}, {keys_across, W, size * W}, scores, score_row, false);
-        product<float, float>(rows, vectors, size, {grad_mixed, wide, 1}, {values_across, W, size * W}, grad_scores, score_row,
-                       false);
+        copy_rows(q + q_at, q_row, rows, size, size, scale, queries);
+        copy_paired(q + q_at, q_row, rows, size, wide, scale, queries_paired);
+        copy_rows(grad + q_at, q_row, rows, size, size, 1.0f, grads);
+        copy_paired(grad + q_at, q_row, rows, size, wide, 1.0f, grads_paired);
+        product<L, L>(rows, vectors, steps, {lanes_of(queries), steps, 1}, {keys_across, W, steps * W}, scores,
+                      score_row, false);
+        product<L, L>(rows, vectors, steps, {lanes_of(grads), steps, 1}, {values_across, W, steps * W}, grad_scores,
+                      score_row, false);
         for (int64_t i = 0; i < rows; i++) {
-          const T* mixed_row = out + q_at + i * q_row;
-          const float* grad_row = grad_mixed + i * wide;
+          const T *mixed_row = out + q_at + i * q_row, *grad_row = grad + q_at + i * q_row;
           float mean = 0;
 #pragma omp simd reduction(+ : mean)
-          for (int64_t j = 0; j < size; j++) mean += widen(mixed_row[j]) * grad_row[j];
-          float *weights = scores + i * score_row, *slopes = grad_scores + i * score_row;
-          std::fill(weights + begin + i + 1, weights + vectors * W, -INFINITY);
+          for (int64_t j = 0; j < size; j++) mean += widen(mixed_row[j]) * widen(grad_row[j]);
+          float *row = scores + i * score_row, *slope_row = grad_scores + i * score_row;
+          std::fill(row + begin + i + 1, row + vectors * W, -INFINITY);
           for (int64_t j = 0; j < vectors * W; j += W) {
-            const Vector weight = exponential(load(weights + j) - lse[(token + i) * heads + head]);
-            store(weight, weights + j);
-            store(weight * (load(slopes + j) - mean), slopes + j);
+            const Vector weight = exponential(load(row + j) - lse[(token + i) * heads + head]);
+            store(weight, row + j);
+            store(weight * (load(slope_row + j) - mean), slope_row + j);
           }
         }
-        product<float, float>(rows, wide / W, seen, over_keys, {keys, wide, W}, mixed, wide, false);
+        copy_paired(scores, score_row, rows, vectors * W, score_row, 1.0f, weights_paired);
+        copy_paired(grad_scores, score_row, rows, vectors * W, score_row, 1.0f, slopes_paired);
+        copy_rows(grad_scores, score_row, rows, vectors * W, score_row, 1.0f, slopes);
+        product<L, L>(rows, wide / W, divide_up(seen, PAIR<T>), {lanes_of(slopes), score_row / PAIR<T>, 1},
+                      {lanes_of(keys), wide, W}, mixed, wide, false);
         write_rows(mixed, wide, rows, size, scale, grad_q + q_at, q_row);
-        product<float, float>(seen, wide / W, rows, over_queries, {queries, wide, W}, grad_keys, wide, true);
-        product<float, float>(seen, wide / W, rows, {scores, 1, score_row}, {grad_mixed, wide, W}, grad_values, wide, true);
+        product<L, L>(seen, wide / W, pairs, {lanes_of(slopes_paired), 1, score_row},
+                      {lanes_of(queries_paired), wide, W}, grad_keys, wide, true);
+        product<L, L>(seen, wide / W, pairs, {lanes_of(weights_paired), 1, score_row},
+                      {lanes_of(grads_paired), wide, W}, grad_values, wide, true);
       }
     write_rows(grad_keys, wide, length, size, 1.0f, grad_k + k_at, k_row);
     write_rows(grad_values, wide, length, size, 1.0f, grad_v + k_at, k_row);
