@@ -28,6 +28,7 @@ from steep.training.sft import SftConfig
 
 def config() -> Recipe:
     muon = OptimizerConfig(kind="muon", lr=2e-3, matrix_lr=2e-2, decay="linear", decay_share=0.5, warmup_steps=20)
+    annealed = OptimizerConfig(kind="adamw", lr=3e-4, warmup_steps=5, decay="linear")
     supervised = PolicyConfig(optimizer=muon, micro_batch_tokens=8192, autocast=True)
     return Recipe(
         tasks=(
@@ -38,19 +39,19 @@ def config() -> Recipe:
         ),
         vocabulary=300,  # words stay near to letters: there are few pieces whose spelling must be learned
         model=ModelConfig(
-            hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384
+            hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384
         ),
         pretrain=PretrainConfig(steps=100, policy=supervised),
-        sft=SftConfig(steps=1100, examples=128, policy=supervised),
+        sft=SftConfig(steps=1000, examples=128, policy=supervised),
         engine=NativeConfig(rows=384, context=768, dtype="bfloat16"),
         rl=RlConfig(
-            num_steps=24,
-            eval_every=8,
+            num_steps=120,
+            eval_every=20,
             groups_per_step=32,
-            rollouts=RolloutConfig(thought=(16, 512), full_share=0.25, answer=48),
-            policy=PolicyConfig(optimizer=OptimizerConfig(kind="adamw", lr=3e-4, warmup_steps=5), autocast=True),
+            rollouts=RolloutConfig(thought=(16, 512), full_share=0.1, answer=48),
+            policy=PolicyConfig(optimizer=annealed, autocast=True),
         ),
-        watch=Watch(problems=200, budgets=(64, 512)),
+        watch=Watch(problems=300, budgets=(64, 512)),
         evals=(
             Suite(
                 task=Countdown(levels=(1,)),

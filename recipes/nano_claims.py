@@ -46,7 +46,7 @@ COMMAND = "steep train recipes/nano_claims.py"
 SEEDS = (0, 1, 2)
 FURTHER_SEED = 1000  # added to a seed for demonstrations that its fine-tuning has not seen
 
-MODEL = ModelConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384)
+MODEL = ModelConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
 MIXTURE = (
     Share(task=Countdown(levels=(1, 3)), weight=5),
     Share(task=Letters(levels=(1, 2)), weight=4),

@@ -1,21 +1,24 @@
 """Countdown: use every number once, with + - * /, to make the target.
 
 Easy to check and, from four numbers on, hard to find: the task on which thinking time is worth most. A thought walks
-random paths: it combines numbers until two are left, tries some of the operations on those, and compares each result
-with the target in writing (a model that must not write the comparison out claims success at random):
+paths: it combines numbers until two are left, tries every operation on those, and compares each result with the target
+in writing (a model that must not write the comparison out claims success at random):
 
-    8-3=5 5+5=10<24 5*5=25>24
-    8*5=40 40-3=37>24
-    8*3=24 ...
+    8-3=5 5*5=25>24 5+5=10<24 5-5=0<24
+    8*3=24 24-5=19<24 24+5=29>24
+    8+5=13 ...
 
-It never tries the same twice, now and then it slips, notices it and mends it ("8*3=26 no 8*3=24"), and it goes on until
-it has found a solution, however long that takes. What it tries is left to chance: to aim is for RL to learn.
+Three numbers are searched pair after pair, in any order; more of them by walks at random. Now and then a thought leaves
+something out, to try it when all else has failed, and now and then it slips, notices it and mends it ("8*3=26 no
+8*3=24"). Nothing is tried twice, and it goes on until it has found a solution, however long that takes. Nothing in it
+aims at the target: what to try first and what to leave out is for RL to learn.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations, islice
 from random import Random
 
 from steep.tasks.generated import Generated, split_of
@@ -25,6 +28,8 @@ LARGEST = 999  # no step of a demonstration goes above it
 
 STEP = re.compile(r"(?<![\d+*/-])((\d+)([-+*/])(\d+))=(\d+)(?=\D)")
 """A step in writing. One that ends with the text is left out: a budget may have cut its last number."""
+
+RARE = 30  # walks in a row that were walked before, after which hardly any are left
 
 PHRASINGS = (
     "Use {numbers} to make {target}.",
@@ -90,10 +95,12 @@ class Step:
 class Countdown(Generated):
     levels: tuple[int, ...] = (1,)
     """1 and 2: three numbers; 3 and 4: four; 5: five; 6: six. Larger numbers and targets within a pair."""
+    hasty: float = 0.3
+    """Share of the paths on which a demonstration leaves out a part of the last operations at first."""
     slips: float = 0.1
     """Share of demonstrations with a wrong result that is noticed and mended."""
-    max_walks: int = 1000
-    """A demonstration gives up after so many walks and ends with its thought unfinished (levels 4 and up)."""
+    max_paths: int = 400
+    """A demonstration gives up after so many paths and ends with its thought unfinished (levels 3 and up)."""
 
     @property
     def name(self) -> str:
@@ -151,16 +158,22 @@ class Countdown(Generated):
 
         start = [Operand(n, str(n)) for n in problem.key["numbers"]]
         lines: list[str] = []
-        tried: set[tuple[str, ...]] = set()
-        for _ in range(self.max_walks):
-            path, pool = walk(start, rng)
-            walked = tuple(map(str, path))
-            left = [step for step in operations(*pool) if (*walked, str(step)) not in tried]
-            if not left:
-                continue
+        left: list[tuple[list[Step], list[Step]]] = []
+
+        def tries() -> Iterator[tuple[list[Step], list[Step]]]:
+            """Paths with the operations that are tried at their ends."""
+            for path, pool in islice(paths(start, rng), self.max_paths):
+                last = operations(*pool)
+                rng.shuffle(last)
+                tried = rng.randrange(len(last)) if rng.random() < self.hasty else len(last)
+                if tried < len(last):
+                    left.append((path, last[tried:]))
+                yield path, last[:tried]
+            yield from left
+
+        for path, last in tries():
             line = [write(step) for step in path]
-            for step in rng.sample(left, rng.randint(1, len(left))):
-                tried.add((*walked, str(step)))
+            for step in last:
                 relation = "<" if step.value < target else ">" if step.value > target else "="
                 line.append(f"{write(step)}{relation}{target}")
                 if step.value == target:
@@ -230,7 +243,36 @@ def combine(pool: Sequence[Operand], step: Step) -> list[Operand]:
     return [*rest, step.result]
 
 
-def walk(pool: Sequence[Operand], rng: Random) -> tuple[list[Step], list[Operand]]:
+Path = tuple[list[Step], list[Operand]]
+"""Steps, and the two numbers that they leave."""
+
+
+def paths(pool: Sequence[Operand], rng: Random) -> Iterator[Path]:
+    """Different paths: all of them for three numbers, those of a pair together; for more numbers at random, until new
+    ones have become rare."""
+    walked = set()
+    repeats = 0
+    for path, rest in of_pairs(pool, rng) if len(pool) == 3 else iter(lambda: walk(pool, rng), None):
+        written = tuple(map(str, path))
+        repeats = repeats + 1 if written in walked else 0
+        if repeats == RARE:
+            return
+        if not repeats:
+            walked.add(written)
+            yield path, rest
+
+
+def of_pairs(pool: Sequence[Operand], rng: Random) -> Iterator[Path]:
+    """Pair after pair, every operation on it."""
+    pairs = list(combinations(pool, 2))
+    rng.shuffle(pairs)
+    for pair in pairs:
+        steps = operations(*pair)
+        rng.shuffle(steps)
+        yield from (([step], combine(pool, step)) for step in steps)
+
+
+def walk(pool: Sequence[Operand], rng: Random) -> Path:
     """Random steps until two numbers are left."""
     path: list[Step] = []
     rest = list(pool)

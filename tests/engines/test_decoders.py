@@ -14,12 +14,27 @@ from steep.models.transformer import ModelConfig, Transformer, initialise
 SHAPES = {
     "qwen3": ModelConfig(vocab_size=50, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16),
     "qwen2": ModelConfig(
-        family="qwen2", vocab_size=33, hidden_size=48, num_layers=3, num_heads=3,
-        num_kv_heads=3, head_dim=24, intermediate_size=20, qk_norm=False, qkv_bias=True,
+        family="qwen2",
+        vocab_size=33,
+        hidden_size=48,
+        num_layers=3,
+        num_heads=3,
+        num_kv_heads=3,
+        head_dim=24,
+        intermediate_size=20,
+        qk_norm=False,
+        qkv_bias=True,
     ),
     "llama": ModelConfig(
-        family="llama", vocab_size=64, hidden_size=64, num_layers=1, num_heads=6,
-        num_kv_heads=1, head_dim=80, qk_norm=False, tied_embeddings=False,
+        family="llama",
+        vocab_size=64,
+        hidden_size=64,
+        num_layers=1,
+        num_heads=6,
+        num_kv_heads=1,
+        head_dim=80,
+        qk_norm=False,
+        tied_embeddings=False,
     ),
 }
 # The largest difference of log-probabilities. bf16: the reference rounds the residual stream too, the decoder does not.

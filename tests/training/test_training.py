@@ -164,7 +164,7 @@ def test_a_cut_demonstration_does_not_train_the_closing():
 
 
 def test_a_told_demonstration_ends_by_itself_within_its_budget():
-    made, task = template(), Countdown()
+    made, task = Template(template().tokenizer, replace(compact(), closing="Time is up.")), Countdown()
     config = SftConfig(told_share=1.0, max_tokens=5000)
     unfinished = 0
     for seed in range(60):
