@@ -39,10 +39,10 @@ def config() -> Recipe:
         ),
         vocabulary=300,  # words stay near to letters: there are few pieces whose spelling must be learned
         model=ModelConfig(
-            hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384
+            hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384
         ),
         pretrain=PretrainConfig(steps=100, policy=supervised),
-        sft=SftConfig(steps=1000, examples=128, policy=supervised),
+        sft=SftConfig(steps=1120, examples=128, policy=supervised),
         engine=NativeConfig(rows=384, context=768, dtype="bfloat16"),
         rl=RlConfig(
             num_steps=120,

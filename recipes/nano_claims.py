@@ -46,9 +46,9 @@ COMMAND = "steep train recipes/nano_claims.py"
 SEEDS = (0, 1, 2)
 FURTHER_SEED = 1000  # added to a seed for demonstrations that its fine-tuning has not seen
 
-MODEL = ModelConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32, intermediate_size=384)
+MODEL = ModelConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384)
 MIXTURE = (
-    Share(task=Countdown(levels=(1, 3)), weight=5),
+    Share(task=Countdown(levels=(1, 3)), weight=5, level_weights=(4, 1)),
     Share(task=Letters(levels=(1, 2)), weight=4),
     Share(task=Arithmetic(), weight=4),
     Share(task=Chat(), weight=0.3),
@@ -59,11 +59,11 @@ PRETRAIN_STEPS = 200
 SFT_STEPS = 3000
 SFT_EXAMPLES = 128
 SFT_TOKENS = 1100  # the longest demonstration that is seen whole
-TOLD_SHARE = 0.15
-RL_STEPS = 150
-RL_GROUPS = 48
+TOLD_SHARE = 0.2
+RL_STEPS = 400
+RL_GROUPS = 32
 RL_RATE = 3e-4
-THOUGHT = (16, 512)
+THOUGHT = (16, 1024)
 FURTHER_STEPS = 1200
 FURTHER_RATE = 2e-3
 ROWS = 384
@@ -114,7 +114,7 @@ def pipeline(seed: int, tasks: tuple[Share, ...], evals: tuple[Suite, ...], part
     def steps(whole: int) -> int:
         return max(1, round(whole * part))
 
-    adamw = OptimizerConfig(kind="adamw", lr=RL_RATE, warmup_steps=5)
+    annealed = OptimizerConfig(kind="adamw", lr=RL_RATE, warmup_steps=5, decay="linear")
     return Recipe(
         seed=seed,
         threads=1,
@@ -134,8 +134,8 @@ def pipeline(seed: int, tasks: tuple[Share, ...], evals: tuple[Suite, ...], part
             num_steps=steps(RL_STEPS),
             groups_per_step=RL_GROUPS,
             eval_every=max(1, steps(RL_STEPS) // 3),
-            rollouts=RolloutConfig(thought=THOUGHT, full_share=0.25, answer=ANSWER),
-            policy=PolicyConfig(optimizer=adamw, autocast=True),
+            rollouts=RolloutConfig(thought=THOUGHT, full_share=0.1, answer=ANSWER, told_share=TOLD_SHARE),
+            policy=PolicyConfig(optimizer=annealed, autocast=True),
         ),
         watch=WATCHED,
         evals=evals,

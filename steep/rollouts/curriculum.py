@@ -32,11 +32,10 @@ class Curriculum:
     """Ids of problems that are solved."""
 
     def choose(self, rng: Random) -> tuple[Share, int]:
-        drawn = [(share, level) for share in self.shares for level in share.task.levels]
-        weights = [
-            share.weight / len(share.task.levels) * self.weight(f"{share.task.name}/{level}") for share, level in drawn
-        ]
-        return rng.choices(drawn, weights)[0]
+        drawn = [(share, *level) for share in self.shares for level in share.levels.items()]
+        weights = [weight * self.weight(f"{share.task.name}/{level}") for share, level, weight in drawn]
+        share, level, _ = rng.choices(drawn, weights)[0]
+        return share, level
 
     def weight(self, level: str) -> float:
         rate = self.rates.get(level)

@@ -17,6 +17,21 @@ class Share:
     task: Demonstrator
     weight: float = 1.0
     """Relative to the other shares."""
+    level_weights: tuple[float, ...] | None = None
+    """Of the task's levels, in their order. None: all alike."""
+
+    def __post_init__(self) -> None:
+        if self.level_weights is not None and len(self.level_weights) != len(self.task.levels):
+            raise ConfigError(
+                f"{len(self.level_weights)} weights for the levels {list(self.task.levels)} of {self.task.name}",
+                "give one weight for each level",
+            )
+
+    @property
+    def levels(self) -> Mapping[int, float]:
+        """Each level's share of the whole weight."""
+        weights = self.level_weights or (1.0,) * len(self.task.levels)
+        return {n: self.weight * w / sum(weights) for n, w in zip(self.task.levels, weights, strict=True)}
 
 
 def by_name(shares: Sequence[Share]) -> Mapping[str, Demonstrator]:
@@ -45,8 +60,9 @@ def numbered(shares: Sequence[Share], split: Split, seed: int, start: int = 0) -
     number = start
     while True:
         rng = Random(f"mixture/{split}/{seed}/{number}")
-        task = rng.choices([s.task for s in shares], [s.weight for s in shares])[0]
-        yield number, next(problems(task, split, seed, rng.choice(task.levels), number))
+        drawn = [(share.task, *level) for share in shares for level in share.levels.items()]
+        task, level, _ = rng.choices(drawn, [weight for *_, weight in drawn])[0]
+        yield number, next(problems(task, split, seed, level, number))
         number += 1
 
 

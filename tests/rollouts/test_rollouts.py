@@ -169,6 +169,8 @@ def test_the_curriculum_prefers_levels_with_signal_and_retires_what_is_solved():
     for (task, level), weight in expected.items():
         share = sum(s.task.name == task and n == level for s, n in drawn_too) / 4000
         assert abs(share - weight / 3.2) < 0.03
+    weighted = Curriculum((Share(task=Countdown(levels=(1, 3)), level_weights=(3, 1)),), CurriculumConfig())
+    assert abs(sum(weighted.choose(Random(i))[1] == 1 for i in range(2000)) / 2000 - 0.75) < 0.03
     again = Curriculum((), CurriculumConfig())
     again.load_state(curriculum.state())
     assert again.state() == curriculum.state()
