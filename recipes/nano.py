@@ -6,8 +6,21 @@ One model of a million parameters learns to spell and count letters, to add and 
 countdown: make 24 from 3, 5 and 8.
 """
 
+import numpy as np
+from numpy.typing import NDArray
+
 from steep.engines import NativeConfig
-from steep.evals.claims import Curve, claim_cell, claim_r2, claim_smallest_gain, claim_training_gain, curve
+from steep.evals.claims import (
+    Curve,
+    answers,
+    claim_cell,
+    claim_gain,
+    claim_r2,
+    claim_smallest_gain,
+    claim_training_gain,
+    curve,
+    over_seeds,
+)
 from steep.evals.evaluate import EvalConfig
 from steep.evals.suite import SuiteConfig, load_cells
 from steep.models.transformer import ModelConfig
@@ -24,6 +37,8 @@ from steep.training.pretrain import PretrainConfig
 from steep.training.recipe import Recipe, Suite, Watch
 from steep.training.rl import RlConfig
 from steep.training.sft import SftConfig
+
+BUDGETS = (0, 16, 32, 64, 128, 256, 512)
 
 
 def config() -> Recipe:
@@ -55,9 +70,7 @@ def config() -> Recipe:
         evals=(
             Suite(
                 task=Countdown(levels=(1,)),
-                config=SuiteConfig(
-                    problems=1200, modes=("sampled",), eval=EvalConfig(budgets=(0, 16, 32, 64, 128, 256, 512))
-                ),
+                config=SuiteConfig(problems=1200, modes=("sampled",), eval=EvalConfig(budgets=BUDGETS)),
             ),
             Suite(
                 task=Letters(levels=(2,)),
@@ -83,10 +96,13 @@ def claims(run: Run) -> list[Claim]:
     """What the run must show."""
     command = "steep train recipes/nano.py"
     stage = run.stage("eval")
-    cells = load_cells(stage.path)
+    cells, rollouts = load_cells(stage.path), answers(stage)
     countdown = {"model": "rl", "task": "countdown", "mode": "sampled", "level": None}
     letters = {"model": "rl", "task": "letters", "mode": "greedy", "level": None}
     strawberry = letters | {"task": "strawberry"}
+
+    def scored(model: str) -> list[dict[str, NDArray[np.float64]]]:
+        return over_seeds([rollouts], "score", BUDGETS, model=model, task="countdown", mode="sampled")
 
     def measured(*budgets: int) -> Curve:
         return curve(stage, model="rl", task="countdown", mode="sampled", budgets=budgets)
@@ -98,6 +114,7 @@ def claims(run: Run) -> list[Claim]:
         claim_r2("nano.countdown_loglinear_r2", measured(16, 32, 64, 128, 256, 512), ">= 0.95", command),
         *claim_cell("nano.countdown_at_512", cells, ">= 0.85", command, **countdown, budget=512),
         *claim_cell("nano.countdown_without_thought", cells, "<= 0.2", command, **countdown, budget=0),
+        *claim_gain("nano.countdown_rl_over_sft", scored("rl"), scored("sft"), "> 0", command),
         *claim_training_gain(
             "nano.countdown_rl_gain_at_64", run.stage("rl").metrics(), "valid/countdown@64", "> 0", command
         ),

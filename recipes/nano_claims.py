@@ -56,15 +56,15 @@ MIXTURE = (
 ALONE = ("countdown", "letters", "arithmetic")
 
 PRETRAIN_STEPS = 200
-SFT_STEPS = 3000
+SFT_STEPS = 1600
 SFT_EXAMPLES = 128
 SFT_TOKENS = 1100  # the longest demonstration that is seen whole
 TOLD_SHARE = 0.2
-RL_STEPS = 400
+RL_STEPS = 220
 RL_GROUPS = 32
 RL_RATE = 3e-4
 THOUGHT = (16, 1024)
-FURTHER_STEPS = 1200
+FURTHER_STEPS = 1500
 FURTHER_RATE = 2e-3
 ROWS = 384
 

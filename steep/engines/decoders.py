@@ -1,7 +1,7 @@
 """What the native engine decodes with: one new token in every active row, against keys and values of those before it.
 
 `FusedDecoder` runs all the layers in one compiled call, keeps a prompt once for all its samples, and moves rows without
-copying. `TorchDecoder` runs anywhere. Both take a prompt's keys and values as `Prefill` kept them.
+copying. `TorchDecoder` runs anywhere.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steep.models import kernels
-from steep.models.attention import PackedAttention
+from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import Layer, ModelConfig, Transformer
 
 Ints = NDArray[np.int64]
@@ -32,8 +32,8 @@ class Decoder(Protocol):
     def load(self) -> None:
         """Take the model's weights as they are now."""
 
-    def prefix(self, kept: Tensor) -> Prefix:
-        """A prompt's keys and values [layers, 2, K, P, E], ready to start rows with."""
+    def prefill(self, sequences: Sequence[tuple[int, ...]]) -> tuple[list[Prefix], Tensor]:
+        """Prompts to start rows with, and their logits_SV in fp32 after the last token."""
         ...
 
     def start(self, row: int, prefix: Prefix) -> None:
@@ -69,8 +69,10 @@ class FusedDecoder:
     def load(self) -> None:
         self.weights = fused_weights(self.model, *self.cache)
 
-    def prefix(self, kept: Tensor) -> Prefix:
-        return Prefix(kernels.prefix_panels(kept), kept.shape[-2])
+    def prefill(self, sequences: Sequence[tuple[int, ...]]) -> tuple[list[Prefix], Tensor]:
+        assert self.weights is not None
+        panels, logits_SV = kernels.fused_prefill(self.weights, sequences)
+        return [Prefix(kept, len(ids)) for kept, ids in zip(panels, sequences, strict=True)], logits_SV
 
     def start(self, row: int, prefix: Prefix) -> None:
         self.prefixes[row] = prefix
@@ -139,8 +141,15 @@ class TorchDecoder:
     def load(self) -> None:
         pass
 
-    def prefix(self, kept: Tensor) -> Prefix:
-        return Prefix(kept, kept.shape[-2])
+    def prefill(self, sequences: Sequence[tuple[int, ...]]) -> tuple[list[Prefix], Tensor]:
+        device = self.cache.keys.device
+        lengths = [len(ids) for ids in sequences]
+        attend = Prefill(lengths, device)
+        ids_N = torch.tensor([i for ids in sequences for i in ids], device=device)
+        x_ND = self.model(ids_N, packed_positions(lengths, device), attend)
+        ends = torch.tensor(lengths).cumsum(0).to(device) - 1
+        prefixes = [Prefix(kept, kept.shape[-2]) for kept in attend.prefixes()]
+        return prefixes, self.model.logits(x_ND[ends])
 
     def start(self, row: int, prefix: Prefix) -> None:
         self.cache.keys[:, row, :, : prefix.length] = prefix.panels[:, 0]

@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steep.engines.decoders import Prefill, Prefix, decoder
+from steep.engines.decoders import Prefix, decoder
 from steep.engines.sampling import draw, uniforms
 from steep.errors import SteepError
-from steep.models.attention import packed_positions
 from steep.models.transformer import Transformer
 from steep.models.weights import digest
 from steep.types import Receipt, Request, Rollout, Stop, Token
@@ -252,15 +251,9 @@ class NativeEngine:
     def _prefill(self, jobs: list[Job]) -> None:
         if not jobs:
             return
-        sequences = [job.request.prompt_ids + job.request.response_ids for job in jobs]
-        lengths = [len(s) for s in sequences]
-        attend = Prefill(lengths, self.device)
-        ids = torch.tensor([i for s in sequences for i in s], device=self.device)
-        x_ND = self.model(ids, packed_positions(lengths, self.device), attend)
-        ends = torch.tensor(lengths).cumsum(0).to(self.device) - 1
-        logits = self.model.logits(x_ND[ends])
-        for job, prefix, row in zip(jobs, attend.prefixes(), logits, strict=True):
-            job.prefix, job.logits_V = self.decoder.prefix(prefix), row
+        prefixes, logits = self.decoder.prefill([job.request.prompt_ids + job.request.response_ids for job in jobs])
+        for job, prefix, row in zip(jobs, prefixes, logits, strict=True):
+            job.prefix, job.logits_V = prefix, row
 
     def _start_row(self, job: Job) -> None:
         rows, r, request = self.rows, self.active, job.request

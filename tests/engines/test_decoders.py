@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steep.engines import decoders
-from steep.engines.decoders import FusedDecoder, Prefill, TorchDecoder
+from steep.engines.decoders import FusedDecoder, TorchDecoder
 from steep.engines.sampling import draw, uniforms
 from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
@@ -61,12 +61,6 @@ def reference(network: Transformer, ids: list[int]) -> torch.Tensor:
     return network.logits(network(torch.tensor(ids), packed_positions([len(ids)]), PackedAttention([len(ids)])))
 
 
-def kept(network: Transformer, ids: list[int]) -> torch.Tensor:
-    attend = Prefill([len(ids)], torch.device("cpu"))
-    network(torch.tensor(ids), packed_positions([len(ids)]), attend)
-    return attend.prefixes()[0]
-
-
 class Sequences:
     """Sequences in the rows of a decoder, with all their ids."""
 
@@ -76,7 +70,7 @@ class Sequences:
         self.decoder.load()
 
     def start(self, prompt: list[int], samples: int = 1) -> None:
-        prefix = self.decoder.prefix(kept(self.network, prompt))
+        (prefix,), self.after_prompt = self.decoder.prefill([tuple(prompt)])
         for _ in range(samples):
             self.decoder.start(len(self.ids), prefix)
             self.ids.append(list(prompt))
@@ -121,6 +115,31 @@ def test_decoding_is_the_whole_forward_pass(kind, shape, dtype):
         if step % 3 == 0:  # a row ends, its place is taken, and another sequence begins
             rows.end(step)
             rows.start(prompts(rng, vocabulary, 5 + step)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prompts_are_the_whole_forward_pass(kind, shape, dtype):
+    network, rng = model(shape, dtype), np.random.default_rng(0)
+    several = prompts(rng, network.config.vocab_size, 1, 2, 40, 16, 300, 5, 120, 200)
+    _, logits = Sequences(kind, network, rows=1).decoder.prefill([tuple(ids) for ids in several])
+    for ids, got in zip(several, logits, strict=True):
+        expected = reference(network, ids)[-1].log_softmax(-1)
+        assert (got.log_softmax(-1) - expected).abs().max() < TOLERANCE[dtype]
+
+
+@compiled
+def test_a_prompt_is_bitwise_the_same_in_any_company_and_on_any_number_of_threads():
+    network, rng = model("qwen3", torch.bfloat16), np.random.default_rng(0)
+    decoder = Sequences(FusedDecoder, network, rows=1).decoder
+    several = [tuple(ids) for ids in prompts(rng, 50, 30, 200, 90, 90, 7)]
+    (alone,), logits = decoder.prefill(several[2:3])
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        prefixes, others = decoder.prefill(several)
+        assert torch.equal(prefixes[2].panels, alone.panels)
+        assert torch.equal(others[2], logits[0])
 
 
 @compiled

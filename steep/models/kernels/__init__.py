@@ -8,8 +8,8 @@ from steep.models.kernels.decoding import (
     can_decode,
     fused_decode,
     fused_draw,
+    fused_prefill,
     panels,
-    prefix_panels,
 )
 from steep.models.kernels.ops import (
     compiled,
@@ -28,9 +28,9 @@ __all__ = [
     "compiled",
     "fused_decode",
     "fused_draw",
+    "fused_prefill",
     "packed_attention",
     "panels",
-    "prefix_panels",
     "rms_norm",
     "rope_norm",
     "silu_mul",

@@ -45,6 +45,7 @@ SIGNATURES: dict[str, tuple[str, type[ctypes.c_bool] | None]] = {
     "packed_attention": ("ipiiippppp", None),
     "packed_attention_backward": ("ipiiippppppppp", None),
     "decode": ("ppip", ctypes.c_bool),
+    "prefill": ("pipppp", ctypes.c_bool),
     "draw": ("iiippppp", None),
     "token_logprobs": ("iippppp", ctypes.c_bool),
     "token_logprobs_backward": ("iippppp", None),

@@ -53,6 +53,7 @@ void score(int64_t rows, int64_t blocks, int64_t steps, const L* a, int64_t a_ro
 
 constexpr int64_t RUN = 16;           // rows at most that attend to a shared prefix together
 constexpr int64_t BLOCK = 128;        // rows at most that go through the layers together
+constexpr int64_t TILE = 256;         // rows at most that go through an MLP together, and prompt tokens of a block
 constexpr int64_t COLUMNS = 8;        // vectors of columns that one thread takes at a time
 constexpr int64_t LARGE = 16 << 20;   // bytes of weights that the caches do not hold
 
@@ -145,62 +146,151 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
   }
 }
 
-// Rows first to last of a batch: logits [count, vocabulary rounded up to W].
+inline int64_t residual_row(const Decoder& d) { return round_up(d.size, W); }
+
+// x [rows, residual_row] of tokens ids.
 template <class S>
-void decode_block(const Decoder& d, const Batch& batch, int64_t first, int64_t last, float* logits) {
-  const int64_t rows = last - first, mixed_size = d.heads * d.head_size, kv_size = d.kv_heads * d.head_size;
-  const int64_t qkv_size = mixed_size + 2 * kv_size, widest = std::max({d.size, mixed_size, d.inner});
-  const int64_t qkv_row = round_up(qkv_size, W), gate_row = round_up(2 * d.inner, W), x_row = round_up(d.size, W);
+float* embed(const Decoder& d, int64_t rows, const int64_t* ids) {
+  const int64_t x_row = residual_row(d);
   float* x = scratch(RESIDUAL, rows * x_row);
-  float* wide = scratch(WIDE, rows * std::max(qkv_row, gate_row));
-  S* narrowed = scratch<S>(NORMED, rows * widest);
-  const auto runs = runs_of(batch, first, last);
-  const auto norm = [&](const float* weight) {
-    each_row(rows, d.size, [=](int64_t i) { rms_norm_row(x + i * x_row, weight, d.size, d.eps, narrowed + i * d.size); });
-  };
   for (int64_t i = 0; i < rows; i++)
-    copy_rows(static_cast<const S*>(d.embedding) + batch.ids[first + i] * d.size, d.size, 1, d.size, x_row, 1.0f,
-              x + i * x_row);
+    copy_rows(static_cast<const S*>(d.embedding) + ids[i] * d.size, d.size, 1, d.size, x_row, 1.0f, x + i * x_row);
+  return x;
+}
+
+// x through all the layers and the last norm: [rows, size]. attend(index, qkv, qkv_row, mixed) mixes the rows in a layer:
+// qkv [rows, qkv_row] fp32 with q, k, v of all heads in turn, before norms and rotation; mixed [rows, heads, head_size].
+template <class S, class Attend>
+S* through_layers(const Decoder& d, int64_t rows, float* x, const Attend& attend) {
+  const int64_t mixed_size = d.heads * d.head_size, qkv_size = mixed_size + 2 * d.kv_heads * d.head_size;
+  const int64_t qkv_row = round_up(qkv_size, W), gate_row = round_up(2 * d.inner, W), x_row = residual_row(d);
+  const int64_t tile = std::min(rows, TILE);
+  float* wide = scratch(WIDE, std::max(rows * qkv_row, tile * gate_row));
+  S* narrowed = scratch<S>(NORMED, std::max(rows * std::max(d.size, mixed_size), tile * (d.size + d.inner)));
+  const auto norm = [&](const float* weight, int64_t first, int64_t count) {
+    each_row(count, d.size, [=](int64_t i) {
+      rms_norm_row(x + (first + i) * x_row, weight, d.size, d.eps, narrowed + i * d.size);
+    });
+  };
   for (int64_t index = 0; index < d.layers; index++) {
     const Layer& layer = d.layer[index];
-    norm(layer.attention_norm);
+    norm(layer.attention_norm, 0, rows);
     multiply(rows, qkv_size, d.size, narrowed, layer.qkv, wide, qkv_row, false);
     if (layer.qkv_bias)
       for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < qkv_size; j++) wide[i * qkv_row + j] += layer.qkv_bias[j];
-    each(runs.size() * d.kv_heads, [&](int64_t item) {
-      const Run run = runs[item / d.kv_heads];
-      const int64_t at = run.first - first;
-      attend(d, index, batch, run, item % d.kv_heads, wide + at * qkv_row, qkv_row, narrowed + at * mixed_size);
-    });
+    attend(index, wide, qkv_row, narrowed);
     multiply(rows, d.size, mixed_size, narrowed, layer.out, x, x_row, true);
-    norm(layer.mlp_norm);
-    multiply(rows, 2 * d.inner, d.size, narrowed, layer.gate_up, wide, gate_row, false);
-    each_row(rows, d.inner, [=](int64_t i) {
-      silu_mul_row(wide + i * gate_row, wide + i * gate_row + d.inner, d.inner, narrowed + i * d.inner);
-    });
-    multiply(rows, d.size, d.inner, narrowed, layer.down, x, x_row, true);
+    for (int64_t first = 0; first < rows; first += tile) {
+      const int64_t count = std::min(tile, rows - first);
+      S* hidden = narrowed + tile * d.size;
+      norm(layer.mlp_norm, first, count);
+      multiply(count, 2 * d.inner, d.size, narrowed, layer.gate_up, wide, gate_row, false);
+      each_row(count, d.inner, [=](int64_t i) {
+        silu_mul_row(wide + i * gate_row, wide + i * gate_row + d.inner, d.inner, hidden + i * d.inner);
+      });
+      multiply(count, d.size, d.inner, hidden, layer.down, x + first * x_row, x_row, true);
+    }
   }
-  norm(d.norm);
-  const int64_t logit_row = round_up(d.vocabulary, W);
-  multiply(rows, d.vocabulary, d.size, narrowed, d.head, logits + first * logit_row, logit_row, false);
+  norm(d.norm, 0, rows);
+  return narrowed;
 }
 
 template <class S>
-bool decode(const Decoder* decoder, const Batch* batch, int64_t threads, float* logits) {
+void logits_of(const Decoder& d, int64_t rows, const S* normed, float* logits) {
+  multiply(rows, d.vocabulary, d.size, normed, d.head, logits, round_up(d.vocabulary, W), false);
+}
+
+// Whether the caches cannot hold the weights, so that reading them costs more than sharing out the work.
+template <class S>
+bool large(const Decoder& d) {
+  const int64_t layer_size = (2 * d.heads + 2 * d.kv_heads) * d.head_size + 3 * d.inner;
+  return d.layers * layer_size * d.size * int64_t(sizeof(S)) > LARGE;
+}
+
+// The next token of every row of a batch: logits [count, vocabulary rounded up to W].
+template <class S>
+bool decode(const Decoder* decoder, const Batch* whole, int64_t threads, float* logits) {
   const Decoder& d = *decoder;
-  const int64_t rows = batch->count;
-  if (!within(batch->ids, rows, d.vocabulary) || !within(batch->positions, rows, d.positions) ||
-      !within(batch->rows, rows, d.rows))
+  const Batch& batch = *whole;
+  const int64_t rows = batch.count;
+  if (!within(batch.ids, rows, d.vocabulary) || !within(batch.positions, rows, d.positions) ||
+      !within(batch.rows, rows, d.rows))
     return false;
   for (int64_t i = 0; i < rows; i++)
-    if (batch->positions[i] < batch->prefix_lengths[i] || batch->positions[i] - batch->prefix_lengths[i] >= d.blocks * W)
+    if (batch.positions[i] < batch.prefix_lengths[i] || batch.positions[i] - batch.prefix_lengths[i] >= d.blocks * W)
       return false;
-  const int64_t layer_size = (2 * d.heads + 2 * d.kv_heads) * d.head_size + 3 * d.inner;
-  const bool together = rows < W * threads || d.layers * layer_size * d.size * int64_t(sizeof(S)) > LARGE;
+  const bool together = rows < W * threads || large<S>(d);
   const int64_t step = together ? rows : std::min(BLOCK, divide_up(rows, threads));
   each(divide_up(rows, step), [&](int64_t block) {
-    decode_block<S>(d, *batch, block * step, std::min(rows, (block + 1) * step), logits);
+    const int64_t first = block * step, last = std::min(rows, first + step);
+    const auto runs = runs_of(batch, first, last);
+    const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, S* mixed) {
+      each(runs.size() * d.kv_heads, [&](int64_t item) {
+        const Run run = runs[item / d.kv_heads];
+        const int64_t at = run.first - first;
+        attend(d, index, batch, run, item % d.kv_heads, qkv + at * qkv_row, qkv_row,
+               mixed + at * d.heads * d.head_size);
+      });
+    };
+    const S* normed = through_layers<S>(d, last - first, embed<S>(d, last - first, batch.ids + first), mix);
+    logits_of(d, last - first, normed, logits + first * round_up(d.vocabulary, W));
+  });
+  return true;
+}
+
+// Whole prompts, sequence s of tokens offsets[s] to offsets[s + 1]: their keys and values, as `Batch` has a prefix, and
+// the logits after their last tokens, [sequences, vocabulary rounded up to W].
+template <class S>
+bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, const int64_t* ids, void* const* prefixes,
+             float* logits) {
+  const Decoder& d = *decoder;
+  if (!within(ids, offsets[sequences], d.vocabulary)) return false;
+  std::vector<int64_t> blocks{0};  // sequences that go through the layers together: each block's first, and the end
+  for (int64_t s = 0; s < sequences; s++) {
+    if (offsets[s + 1] - offsets[s] > d.positions) return false;
+    if (s > blocks.back() && offsets[s + 1] - offsets[blocks.back()] > (large<S>(d) ? 8 * TILE : TILE))
+      blocks.push_back(s);
+  }
+  blocks.push_back(sequences);
+  const int64_t size = d.head_size, wide = round_up(size, W);
+  each(blocks.size() - 1, [&](int64_t block) {
+    const int64_t first = blocks[block], count = blocks[block + 1] - first, start = offsets[first];
+    const int64_t tokens = offsets[first + count] - start;
+    std::vector<int64_t> own(offsets + first, offsets + first + count + 1), positions(tokens);
+    for (int64_t s = 0; s <= count; s++) own[s] -= start;
+    for (int64_t s = 0; s < count; s++)
+      for (int64_t i = own[s]; i < own[s + 1]; i++) positions[i] = i - own[s];
+    S* q = scratch<S>(PROMPT, tokens * (d.heads + 2 * d.kv_heads) * size);
+    S *k = q + tokens * d.heads * size, *v = k + tokens * d.kv_heads * size;
+    float* lse = scratch(SUMS, tokens * d.heads);
+    const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, S* mixed) {
+      const Layer& layer = d.layer[index];
+      each_row(tokens, qkv_row, [&](int64_t i) {
+        const float *from = qkv + i * qkv_row, *cos = d.cos + positions[i] * size, *sin = d.sin + positions[i] * size;
+        for (int64_t head = 0; head < d.heads; head++, from += size)
+          norm_rotate(from, layer.q_norm, d.eps, cos, sin, size, 1.0f, q + (i * d.heads + head) * size);
+        for (int64_t head = 0; head < d.kv_heads; head++, from += size)
+          norm_rotate(from, layer.k_norm, d.eps, cos, sin, size, 1.0f, k + (i * d.kv_heads + head) * size);
+        write_rows(from, size, d.kv_heads, size, 1.0f, v + i * d.kv_heads * size, size);
+      });
+      packed_attention(count, own.data(), d.heads, d.kv_heads, size, q, k, v, mixed, lse);
+      each(count * d.kv_heads, [&](int64_t item) {
+        const int64_t s = item / d.kv_heads, head = item % d.kv_heads, length = own[s + 1] - own[s];
+        const int64_t padded = round_up(length, W), row = d.kv_heads * size;
+        const int64_t at = own[s] * row + head * size;
+        S* keys = static_cast<S*>(prefixes[first + s]) + (index * d.kv_heads + head) * padded * wide;
+        S* values = keys + d.layers * d.kv_heads * padded * wide;
+        for (int64_t b = 0; b < padded; b += W)
+          copy_across(lanes_of(k + at + b * row), row / PAIR<S>, std::min<int64_t>(W, length - b), size / PAIR<S>,
+                      reinterpret_cast<Lane<S>*>(keys + b * wide));
+        copy_rows(v + at, row, length, size, wide, 1.0f, values);
+      });
+    };
+    S* normed = through_layers<S>(d, tokens, embed<S>(d, tokens, ids + start), mix);
+    for (int64_t s = 0; s < count; s++)
+      std::copy_n(normed + (own[s + 1] - 1) * d.size, d.size, normed + s * d.size);
+    logits_of(d, count, normed, logits + first * round_up(d.vocabulary, W));
   });
   return true;
 }

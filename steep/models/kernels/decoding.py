@@ -79,16 +79,6 @@ def panels(weight: Tensor) -> Tensor:
     return padded.view(-1, width, depth // pair, pair).transpose(1, 2).contiguous()
 
 
-def prefix_panels(prefix: Tensor) -> Tensor:
-    """Keys and values [layers, 2, K, P, E] of a prompt as the decoder reads them: all the keys, then all the values."""
-    width, pair = lanes(), 4 // prefix.element_size()
-    length, size = prefix.shape[-2:]
-    padded = functional.pad(prefix, (0, -size % width, 0, -length % width))
-    keys, values = padded.view(*prefix.shape[:-2], -1, width, padded.shape[-1]).unbind(1)
-    across = keys.view(*keys.shape[:-1], -1, pair).transpose(-3, -2)
-    return torch.stack([across.flatten(-3), values.flatten(-2)])
-
-
 class FusedWeights:
     """A decoder's weights, and the cache that it works on, as pointers."""
 
@@ -100,6 +90,7 @@ class FusedWeights:
         pointers = {name: _pointer(tensor) for name, tensor in tensors.items()}
         blocks = tensors["keys"].shape[3]
         self.pointers = DecoderPointers(**sizes, blocks=blocks, layer=ctypes.addressof(self.layer), **pointers, eps=eps)
+        self.wide = -(-sizes["head_size"] // lanes()) * lanes()
         self.vocabulary, self.logit_row = sizes["vocabulary"], -(-sizes["vocabulary"] // lanes()) * lanes()
 
 
@@ -128,7 +119,7 @@ def fused_decode(
     """fp32 logits_BV after tokens ids_B, which are added to the cache.
 
     Positions count from the start of the prefix, a row's own tokens are kept in row rows_B of the cache, and prefixes_B
-    are addresses of `prefix_panels`; rows that follow one another and share one read it once.
+    are addresses of what `fused_prefill` made; rows that follow one another and share one read it once.
     """
     arrays = [np.ascontiguousarray(x, np.int64) for x in (rows_B, ids_B, positions_B, prefix_lengths_B, prefixes_B)]
     if any(x.shape != rows_B.shape for x in arrays):
@@ -141,6 +132,26 @@ def fused_decode(
     if not done:
         raise IndexError("a row, token or position is beyond the cache, the vocabulary or the context")
     return logits_BV[:, : weights.vocabulary]
+
+
+def fused_prefill(weights: FusedWeights, sequences: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:
+    """What `fused_decode` takes as the prefix of each sequence, and fp32 logits_SV after its last token."""
+    layers, kv_heads, wide = weights.pointers.layers, weights.pointers.kv_heads, weights.wide
+    offsets = np.cumsum([0, *map(len, sequences)])
+    ids = np.concatenate([np.asarray(s, np.int64) for s in sequences])
+    prefixes = [
+        torch.zeros(2, layers, kv_heads, -(-len(s) // lanes()), wide * lanes(), dtype=weights.dtype) for s in sequences
+    ]
+    addresses = np.array([prefix.data_ptr() for prefix in prefixes])
+    logits_SV = torch.empty(len(sequences), weights.logit_row)
+    done = call(
+        kernel("prefill", weights.dtype),
+        *(ctypes.addressof(weights.pointers), len(sequences), offsets.ctypes.data),
+        *(ids.ctypes.data, addresses.ctypes.data, logits_SV),
+    )
+    if not done:
+        raise IndexError("a token or a prompt's length is beyond the vocabulary or the context")
+    return prefixes, logits_SV[:, : weights.vocabulary]
 
 
 def fused_draw(logits_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,7 @@ EXPORT(packed_attention_backward)
 EXPORT(token_logprobs)
 EXPORT(token_logprobs_backward)
 EXPORT(decode)
+EXPORT(prefill)
 decltype(&draw) draw_f32 = &draw;
 
 }  // extern "C"
