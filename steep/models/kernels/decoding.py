@@ -4,6 +4,7 @@ Shapes in names: B sequences, V vocabulary, K key and value heads, E head size, 
 numbers in a vector. E is rounded up to W in what is stored.
 """
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -106,7 +107,8 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     memory = mmap.mmap(-1, max(1, count * dtype.itemsize))
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # a kernel may be built without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
 
 

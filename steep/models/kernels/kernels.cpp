@@ -1,7 +1,7 @@
 // Fused CPU kernels for training and decoding small transformers.
 //
-// Every tensor is contiguous, in the layout that ops.py and decoder.py document. Storage T is fp32 or bf16; arithmetic is fp32.
-// N tokens, D size, H query heads, K key and value heads, E head size.
+// Every tensor is contiguous, in the layout that ops.py and decoding.py document. Numbers are stored in fp32 or bf16 and
+// summed in fp32. N tokens, D size, H query heads, K key and value heads, E head size.
 //
 // Threads are torch's own, through `torch_parallel_for`. Work is cut into items by shape alone, each item is computed
 // by one thread in a fixed order, and what is summed over items is summed afterwards in order: so results do not depend
