@@ -48,7 +48,7 @@ def config() -> Recipe:
     return Recipe(
         tasks=(
             Share(task=Countdown(levels=(1,)), weight=4),
-            Share(task=Letters(levels=(1, 2)), weight=5),
+            Share(task=Letters(levels=(1, 2)), weight=7),
             Share(task=Arithmetic(levels=(1, 2, 3)), weight=2),
             Share(task=Chat(), weight=0.3),
         ),
@@ -57,13 +57,13 @@ def config() -> Recipe:
             hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384
         ),
         pretrain=PretrainConfig(steps=100, policy=supervised),
-        sft=SftConfig(steps=1120, examples=128, policy=supervised),
+        sft=SftConfig(steps=1000, examples=128, cut_share=0.05, policy=supervised),
         engine=NativeConfig(rows=384, context=768, dtype="bfloat16"),
         rl=RlConfig(
-            num_steps=120,
-            eval_every=20,
+            num_steps=90,
+            eval_every=15,
             groups_per_step=32,
-            rollouts=RolloutConfig(thought=(16, 512), full_share=0.1, answer=48),
+            rollouts=RolloutConfig(thought=(32, 512), full_share=0.1, answer=48),
             policy=PolicyConfig(optimizer=annealed, autocast=True),
         ),
         watch=Watch(problems=300, budgets=(64, 512)),

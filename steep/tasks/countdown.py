@@ -1,24 +1,25 @@
 """Countdown: use every number once, with + - * /, to make the target.
 
-Easy to check and, from four numbers on, hard to find: the task on which thinking time is worth most. A thought walks
-paths: it combines numbers until two are left, tries every operation on those, and compares each result with the target
-in writing (a model that must not write the comparison out claims success at random):
+Easy to check and, from four numbers on, hard to find: the task on which thinking time is worth most. A thought combines
+numbers until three are left, then two of these, every operation on one pair after the other, and tries the last number
+on what they make: adding and multiplying below the target, subtracting and dividing above it. Each result is compared
+with the target in writing (a model that must not write the comparison out claims success at random):
 
-    8-3=5 5*5=25>24 5+5=10<24 5-5=0<24
-    8*3=24 24-5=19<24 24+5=29>24
-    8+5=13 ...
+    5-3=2 8*2=16<24 8+2=10<24
+    5*3=15 15+8=23<24 15*8=120>24
+    8-5=3 8*3=24=24
 
-Three numbers are searched pair after pair, in any order; more of them by walks at random. Now and then a thought leaves
-something out, to try it when all else has failed, and now and then it slips, notices it and mends it ("8*3=26 no
-8*3=24"). Nothing is tried twice, and it goes on until it has found a solution, however long that takes. Nothing in it
-aims at the target: what to try first and what to leave out is for RL to learn.
+Some demonstrations check every result by the inverse operation ("8-5=3(3+5=8)"), which costs twice the tokens and is
+seldom worth them; some slip, notice it and mend it ("8*3=26 no 8*3=24"). None tries the same twice, and all go on until
+they have found a solution, however long that takes. What is worth its tokens, and what to combine first, is for RL to
+learn.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations, islice
+from itertools import islice
 from random import Random
 
 from steep.tasks.generated import Generated, split_of
@@ -29,7 +30,7 @@ LARGEST = 999  # no step of a demonstration goes above it
 STEP = re.compile(r"(?<![\d+*/-])((\d+)([-+*/])(\d+))=(\d+)(?=\D)")
 """A step in writing. One that ends with the text is left out: a budget may have cut its last number."""
 
-RARE = 30  # walks in a row that were walked before, after which hardly any are left
+RARE = 30  # walks in a row to where others have led, after which hardly any new ones are left
 
 PHRASINGS = (
     "Use {numbers} to make {target}.",
@@ -87,6 +88,15 @@ class Step:
         return f"{self.left.value}{self.sign}{self.right.value}={self.value}"
 
     @property
+    def check(self) -> str:
+        """The step undone."""
+        if self.sign in "-/":
+            return f"{self.value}{'+' if self.sign == '-' else '*'}{self.right.value}={self.left.value}"
+        if self.sign == "*" and self.right.value == 0:
+            return "0"
+        return f"{self.value}{'-' if self.sign == '+' else '/'}{self.right.value}={self.left.value}"
+
+    @property
     def result(self) -> Operand:
         return Operand(self.value, f"{self.left.as_part}{self.sign}{self.right.as_part}")
 
@@ -95,12 +105,12 @@ class Step:
 class Countdown(Generated):
     levels: tuple[int, ...] = (1,)
     """1 and 2: three numbers; 3 and 4: four; 5: five; 6: six. Larger numbers and targets within a pair."""
-    hasty: float = 0.3
-    """Share of the paths on which a demonstration leaves out a part of the last operations at first."""
+    careful: float = 0.5
+    """Share of demonstrations that check every result."""
     slips: float = 0.1
     """Share of demonstrations with a wrong result that is noticed and mended."""
-    max_paths: int = 400
-    """A demonstration gives up after so many paths and ends with its thought unfinished (levels 3 and up)."""
+    max_paths: int = 40
+    """A demonstration gives up after so many ways to come down to three numbers, with its thought unfinished."""
 
     @property
     def name(self) -> str:
@@ -147,38 +157,28 @@ class Countdown(Generated):
         target = problem.key["target"]
         slip_at = rng.randrange(1, 12) if rng.random() < self.slips else 0  # number of the step that slips
         written = 0
+        careful = rng.random() < self.careful
 
         def write(step: Step) -> str:
             nonlocal written
             written += 1
             if written != slip_at:
-                return str(step)
+                return f"{step}({step.check})" if careful else str(step)
             false = step.value + rng.choice([by for by in (-10, -2, -1, 1, 2, 10) if step.value + by >= 0])
             return f"{step.left.value}{step.sign}{step.right.value}={false} no {step}"
 
-        start = [Operand(n, str(n)) for n in problem.key["numbers"]]
         lines: list[str] = []
-        left: list[tuple[list[Step], list[Step]]] = []
-
-        def tries() -> Iterator[tuple[list[Step], list[Step]]]:
-            """Paths with the operations that are tried at their ends."""
-            for path, pool in islice(paths(start, rng), self.max_paths):
-                last = operations(*pool)
-                rng.shuffle(last)
-                tried = rng.randrange(len(last)) if rng.random() < self.hasty else len(last)
-                if tried < len(last):
-                    left.append((path, last[tried:]))
-                yield path, last[:tried]
-            yield from left
-
-        for path, last in tries():
-            line = [write(step) for step in path]
-            for step in last:
-                relation = "<" if step.value < target else ">" if step.value > target else "="
-                line.append(f"{write(step)}{relation}{target}")
-                if step.value == target:
-                    return Demonstration(thought="\n".join([*lines, " ".join(line)]), answer=step.result.text)
-            lines.append(" ".join(line))
+        start = [Operand(n, str(n)) for n in problem.key["numbers"]]
+        for path, left in islice(paths(start, rng), self.max_paths):
+            if path:
+                lines.append(f"{' '.join(map(write, path))} left {' '.join(str(o.value) for o in left)}")
+            for pair, last in each_last(left, rng):
+                for step in shuffled(operations(*pair), rng):
+                    lines.append(write(step))
+                    for end in shuffled(promising(target, step.result, last), rng):
+                        lines[-1] += f" {write(end)}{relation(end.value, target)}{target}"
+                        if end.value == target:
+                            return Demonstration(thought="\n".join(lines), answer=end.result.text)
         return Demonstration(thought="\n".join(lines), answer="")
 
     def replay(self, thought: str) -> Replay:
@@ -194,8 +194,7 @@ class Countdown(Generated):
             step = random_step([Operand(rng.randint(1, rng.choice((15, 50, 99))), "") for _ in range(2)], rng)
             near = max(step.value + rng.randint(-9, 9), 0)
             other = rng.choice((rng.randint(10, 99), rng.randint(1, LARGEST), step.value, near))
-            relation = "<" if step.value < other else ">" if step.value > other else "="
-            parts.append(f"{step}{relation}{other}" if rng.random() < 0.7 else str(step))
+            parts.append(f"{step}{relation(step.value, other)}{other}" if rng.random() < 0.7 else str(step))
         return " ".join(parts)
 
     def examples(self) -> Sequence[tuple[Problem, str, Verdict]]:
@@ -222,6 +221,16 @@ def operations(a: Operand, b: Operand) -> list[Step]:
     return [s for s in steps if s.value <= LARGEST]
 
 
+def promising(target: int, made: Operand, last: Operand) -> list[Step]:
+    """The operations that do not lead away from the target."""
+    steps = operations(made, last)
+    return [s for s in steps if (s.left.value <= target if s.sign in "+*" else s.left.value >= target)]
+
+
+def relation(left: int, right: int) -> str:
+    return "<" if left < right else ">" if left > right else "="
+
+
 def is_true(left: str, sign: str, right: str, result: str) -> bool:
     """Whether a step as it is written has the right result."""
     a, b, c = int(left), int(right), int(result)
@@ -243,43 +252,33 @@ def combine(pool: Sequence[Operand], step: Step) -> list[Operand]:
     return [*rest, step.result]
 
 
-Path = tuple[list[Step], list[Operand]]
-"""Steps, and the two numbers that they leave."""
+def shuffled(steps: Sequence[Step], rng: Random) -> list[Step]:
+    return rng.sample(steps, len(steps))
 
 
-def paths(pool: Sequence[Operand], rng: Random) -> Iterator[Path]:
-    """Different paths: all of them for three numbers, those of a pair together; for more numbers at random, until new
-    ones have become rare."""
-    walked = set()
+def paths(pool: Sequence[Operand], rng: Random) -> Iterator[tuple[list[Step], list[Operand]]]:
+    """Steps at random and the three numbers that they leave, different ones each time until new ones are rare."""
+    reached = set()
     repeats = 0
-    for path, rest in of_pairs(pool, rng) if len(pool) == 3 else iter(lambda: walk(pool, rng), None):
-        written = tuple(map(str, path))
-        repeats = repeats + 1 if written in walked else 0
-        if repeats == RARE:
-            return
+    while repeats < RARE:
+        path: list[Step] = []
+        left = list(pool)
+        while len(left) > 3:
+            path.append(random_step(left, rng))
+            left = combine(left, path[-1])
+        numbers = tuple(sorted(o.value for o in left))
+        repeats = repeats + 1 if numbers in reached else 0
         if not repeats:
-            walked.add(written)
-            yield path, rest
+            reached.add(numbers)
+            yield path, left
 
 
-def of_pairs(pool: Sequence[Operand], rng: Random) -> Iterator[Path]:
-    """Pair after pair, every operation on it."""
-    pairs = list(combinations(pool, 2))
-    rng.shuffle(pairs)
-    for pair in pairs:
-        steps = operations(*pair)
-        rng.shuffle(steps)
-        yield from (([step], combine(pool, step)) for step in steps)
-
-
-def walk(pool: Sequence[Operand], rng: Random) -> Path:
-    """Random steps until two numbers are left."""
-    path: list[Step] = []
-    rest = list(pool)
-    while len(rest) > 2:
-        path.append(random_step(rest, rng))
-        rest = combine(rest, path[-1])
-    return path, rest
+def each_last(three: Sequence[Operand], rng: Random) -> Iterator[tuple[list[Operand], Operand]]:
+    """Each of three numbers once as the last, with the other two."""
+    order = rng.sample(range(3), 3)
+    lasts = {three[at].value: at for at in order}  # of equal ones, one is enough
+    for at in lasts.values():
+        yield [three[other] for other in range(3) if other != at], three[at]
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]]:

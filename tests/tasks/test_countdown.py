@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steep.tasks.countdown import LEVELS, Countdown, Operand, evaluate, operations
+from steep.tasks.countdown import LEVELS, Countdown, Operand, evaluate, operations, promising
 from steep.tasks.generated import split_of
 from steep.tasks.only import Only
 from steep.types import Problem
@@ -68,32 +68,49 @@ def test_demonstrations_are_true_and_end_with_a_right_answer(level: int):
         if shown.answer:
             answered += 1
             assert task.verify(problem, shown.answer).kind == "correct"
-            assert f"={problem.key['target']}={problem.key['target']}" in shown.thought
+            assert shown.thought.endswith(f"={problem.key['target']}")
     assert answered == 150 if level <= 2 else answered > 140
 
 
-def test_nothing_is_tried_twice_and_what_was_left_out_comes_last():
-    task = Countdown(slips=0.0, hasty=0.5)
-    returned = 0
-    for number, problem in enumerate(some(1, count=200)):
-        lines = [line.split() for line in task.demonstrate(problem, Random(number)).thought.splitlines()]
-        tries = [(first, second) for first, *seconds in lines for second in seconds]
-        assert len(tries) == len(set(tries))
-        firsts = [first for first, *_ in lines]
-        again = [at for at, first in enumerate(firsts) if first in firsts[:at]]
-        returned += len(again)
-        assert again == list(range(len(lines) - len(again), len(lines)))
-    assert returned > 50
-
-
 def test_no_path_is_walked_twice_and_pairs_stay_together():
-    task = Countdown(slips=0.0, hasty=0.0)
+    task = Countdown(slips=0.0, careful=0.5)
     for number, problem in enumerate(some(1, count=200)):
-        first_steps = [line.split()[0] for line in task.demonstrate(problem, Random(number)).thought.splitlines()]
+        first_steps = [
+            re.split(r"[ (]", line)[0] for line in task.demonstrate(problem, Random(number)).thought.splitlines()
+        ]
         assert len(first_steps) == len(set(first_steps))
         pairs = [tuple(re.split(r"[-+*/]", step.split("=")[0])) for step in first_steps]
         if len(set(problem.key["numbers"])) == 3:
             assert len(set(pairs)) == sum(a != b for a, b in zip(pairs, [None, *pairs], strict=False))
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 99))
+def test_what_leads_away_from_the_target_never_makes_it(made: int, last: int, target: int):
+    every = operations(Operand(made, ""), Operand(last, ""))
+    tried = promising(target, Operand(made, ""), Operand(last, ""))
+    assert 0 < len(tried) <= len(every)
+    assert [s for s in tried if s.value == target] == [s for s in every if s.value == target]
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_a_check_undoes_its_step(a: int, b: int):
+    for step in operations(Operand(a, str(a)), Operand(b, str(b))):
+        if step.sign != "*" or step.right.value:
+            replay = Countdown().replay(f"{step}({step.check}) ")
+            assert (replay.steps, replay.wrong) == (2, 0)
+            assert step.check.endswith(f"={step.left.value}")
+
+
+def test_careful_demonstrations_check_every_step_and_cost_twice_the_tokens():
+    quick, careful = (
+        [Countdown(careful=share, slips=0.0).demonstrate(p, Random(p.id)).thought for p in some(1, count=200)]
+        for share in (0.0, 1.0)
+    )
+    assert not any("(" in thought for thought in quick)
+    assert [re.sub(r"\([^)]*\)", "", thought) for thought in careful] == quick
+    assert 1.8 < sum(map(len, careful)) / sum(map(len, quick)) < 2.2
+    some_careful = [Countdown(slips=0.0).demonstrate(p, Random(p.id)).thought for p in some(1, count=200)]
+    assert 80 < sum("(" in thought for thought in some_careful) < 120
 
 
 def test_slips_are_noticed_and_mended():
