@@ -51,7 +51,7 @@ def decoder(model: Transformer, rows: int, length: int, dtype: torch.dtype) -> D
     """The fastest there is for the model's device, with a cache of `rows` of `length` tokens."""
     config = model.config
     depths = (config.hidden_size, config.head_dim, config.intermediate_size)
-    if kernels.can_decode(model.embedding.weight.device, dtype, *depths):
+    if kernels.can_decode(model.device, dtype, *depths):
         return FusedDecoder(model, rows, length, dtype)
     return TorchDecoder(model, rows, length, dtype)
 
@@ -136,7 +136,7 @@ def fused_weights(model: Transformer, keys: Tensor, values: Tensor) -> kernels.F
 class TorchDecoder:
     def __init__(self, model: Transformer, rows: int, length: int, dtype: torch.dtype) -> None:
         self.model = model
-        self.cache = Cache(model.config, rows, length, dtype, model.embedding.weight.device)
+        self.cache = Cache(model.config, rows, length, dtype, model.device)
 
     def load(self) -> None:
         pass

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from steep.errors import ModelError
+import torch
+
+from steep.errors import ModelError, SteepError
 from steep.models import weights
 from steep.models.transformer import Transformer
 from steep.tokens import Template
@@ -36,6 +38,17 @@ def load_model(name: str | Path) -> LoadedModel:
             "one of the two files is from another model",
         )
     return LoadedModel(model, template, directory)
+
+
+def find_device(name: str) -> torch.device:
+    """The device that `name` means; `auto` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise SteepError(f"there is no device {name!r} here", "choose auto, cpu or a GPU that is there") from error
 
 
 def find_model(path: Path) -> Path:

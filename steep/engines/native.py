@@ -127,7 +127,7 @@ class NativeEngine:
             )
         self.config = config
         self.dtype = DTYPES[config.dtype]
-        self.device = model.embedding.weight.device
+        self.device = model.device
         self.model = Transformer(model.config).to(self.device, self.dtype).requires_grad_(False).eval()
         self.model.cos, self.model.sin = model.cos, model.sin  # fp32: bf16 cannot tell positions apart
         self.end_ids = np.array(sorted(end_ids), np.int64)

@@ -160,6 +160,10 @@ class Transformer(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
     def forward(self, ids_N: Tensor, positions_N: Tensor, attend: Attend) -> Tensor:
         """Hidden states x_ND after the last norm, of N tokens at their positions."""
         x_ND: Tensor = self.embedding(ids_N)

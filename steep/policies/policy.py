@@ -42,7 +42,7 @@ class Policy:
         trained = nn.ModuleList([model] if self.critic is None else [model, self.critic])
         self.optimizer = Optimizer(trained, config.optimizer)
         self.step = 0
-        self.device = model.embedding.weight.device
+        self.device = model.device
 
     def update(self, examples: Sequence[Example], loss: LossFunction) -> dict[str, float]:
         """One step down the sum of `loss` over the examples. Metrics are means under the tokens' weights."""

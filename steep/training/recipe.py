@@ -11,7 +11,7 @@ from random import Random
 import torch
 from rich.console import Console
 
-from steep.engines import NativeConfig, NativeEngine, find_model, load_model, save_model
+from steep.engines import NativeConfig, NativeEngine, find_device, find_model, load_model, save_model
 from steep.errors import ConfigError
 from steep.evals.demonstrator import DEMONSTRATOR
 from steep.evals.evaluate import EvalConfig, accuracy, evaluate
@@ -57,6 +57,8 @@ class Recipe:
     seed: int = 0
     threads: int | None = None
     """Threads of the processor to use; None: all."""
+    device: str = "auto"
+    """Where models are trained and sampled from: cpu, cuda, cuda:1; auto is cuda where there is one."""
     start: str | None = None
     """A model to start from, with its tokenizer and template: a run, a stage of one or a model directory. `vocabulary`,
     `template` and `model` are then not used. None: random weights."""
@@ -82,6 +84,7 @@ def run_recipe(run: Run, recipe: Recipe, console: Console) -> None:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
+    device = find_device(recipe.device)
     before: Path | None = None
     for name in ("pretrain", "sft", "rl"):
         config = getattr(recipe, name)
@@ -92,7 +95,7 @@ def run_recipe(run: Run, recipe: Recipe, console: Console) -> None:
             console.print(f"{name}: finished before")
         else:
             model, template = begin(recipe) if before is None else _load(before)
-            train(stage, recipe, model, template)
+            train(stage, recipe, model.to(device), template)
             save_model(stage.model, model, template)
             stage.finish({})
         before = stage.model
@@ -112,7 +115,7 @@ def evaluate_run(run: Run, recipe: Recipe) -> None:
             evaluate_demonstrator(stage, Template.load(find_model(run.path)), suites)
         elif getattr(recipe, name) is not None:
             model, template = _load(run.path / name / "model")
-            engine = NativeEngine(model, recipe.engine, template.end_ids)
+            engine = NativeEngine(model.to(find_device(recipe.device)), recipe.engine, template.end_ids)
             for suite in suites:
                 measure(stage, name, engine, template, {suite.task.name: suite.task}, suite.config)
     claims = recipe.claims(run) if recipe.claims else []
@@ -160,21 +163,21 @@ def train(stage: Stage, recipe: Recipe, model: Transformer, template: Template) 
 def train_rl(stage: Stage, recipe: Recipe, config: RlConfig, model: Transformer, template: Template) -> None:
     needs = config.algorithm.needs
     reference = Policy(deepcopy(model), config.policy, config.num_steps) if "reference" in needs else None
-    teacher = load_teacher(config, template) if "teacher" in needs else None
+    teacher = load_teacher(config, template, model.device) if "teacher" in needs else None
     policy = Policy(model, config.policy, config.num_steps, critic="critic" in needs)
     engine = NativeEngine(model, recipe.engine, template.end_ids)
     rollouts = Rollouts(engine, template, recipe.tasks, config.rollouts, recipe.seed, config.max_staleness)
     rl(stage, policy, engine, rollouts, config, lambda: watch(engine, template, recipe), reference, teacher)
 
 
-def load_teacher(config: RlConfig, template: Template) -> Policy:
+def load_teacher(config: RlConfig, template: Template, device: torch.device) -> Policy:
     """The model to distill from; its tokens must mean what ours mean."""
     if config.teacher is None:
         raise ConfigError(f"{type(config.algorithm.loss).__name__} needs a teacher", "set rl.teacher to a model")
     loaded = load_model(config.teacher)
     if loaded.template.tokenizer.vocab_size != template.tokenizer.vocab_size:
         raise ConfigError(f"the teacher {config.teacher} has another tokenizer", "distill from a model of the same one")
-    return Policy(loaded.model, config.policy, config.num_steps)
+    return Policy(loaded.model.to(device), config.policy, config.num_steps)
 
 
 def watch(engine: Engine, template: Template, recipe: Recipe) -> dict[str, float]:

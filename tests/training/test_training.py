@@ -13,7 +13,7 @@ from rich.console import Console
 
 from steep.algorithms import PRESETS, Algorithm
 from steep.config import load_recipe, override
-from steep.engines import load_model
+from steep.engines import find_device, load_model
 from steep.errors import SteepError
 from steep.policies import OptimizerConfig, Policy, PolicyConfig
 from steep.runs import Run
@@ -47,6 +47,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "tiny"
     carry_out(path, tiny())
     return path
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path):
+    assert find_device("cpu").type == "cpu"
+    with pytest.raises(SteepError, match="no device 'tpu9'"):
+        carry_out(tmp_path / "run", tiny("--device", "tpu9"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_pipeline_runs_on_a_gpu(tmp_path: Path):
+    run = carry_out(tmp_path / "run", tiny("--device", "cuda"))
+    last = json.loads(lines(run.path / "rl" / "metrics.jsonl")[-1])
+    assert last["tokens_sampled"] > 0
+    assert load_model(run.path).model.device.type == "cpu"
 
 
 def test_every_stage_leaves_a_model_and_metrics(finished: Path):
