@@ -20,7 +20,7 @@ struct Decoder {
   double eps;
 };
 
-// Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], counted with the prefix of its
+// Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], length with the prefix of its
 // sequence: keys [layers, K, blocks, wide / pair, W, pair] and then values [layers, K, blocks, W, wide] of prefix_lengths[i] tokens.
 struct Batch {
   int64_t count;
@@ -139,15 +139,15 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
   const int64_t head_at = index * d.kv_heads + kv_head;
   const Blocks<S> prefix_keys = of_prefix(head_at), prefix_values = of_prefix(d.layers * d.kv_heads + head_at);
   const Blocks<S> next_keys = of_prefix(head_at + 1);  // where the same rows' next head begins
-  const auto counted = [&](int64_t r) { return batch.positions[run.first + r] - prefix + 1; };  // a row's own tokens
+  const auto length = [&](int64_t r) { return batch.positions[run.first + r] - prefix + 1; };  // without the prefix
   const auto own = [&](void* store, int64_t r) -> Blocks<S> {
     const int64_t at = ((index * d.rows + batch.rows[run.first + r]) * d.kv_heads + kv_head) * d.blocks * W * wide;
-    return {static_cast<S*>(store) + at, divide_up(counted(r), W), wide};
+    return {static_cast<S*>(store) + at, divide_up(length(r), W), wide};
   };
   int64_t longest = 0;
   for (int64_t r = 0; r < run.count; r++) {
-    longest = std::max(longest, counted(r));
-    const int64_t at = counted(r) - 1;  // where the new ones are written
+    longest = std::max(longest, length(r));
+    const int64_t at = length(r) - 1;  // where the new ones are written
     prefetch(own(d.keys, r).data + at / W * W * wide, W * wide * sizeof(S));
     prefetch(own(d.values, r).data + at * wide, wide * sizeof(S));
   }
@@ -176,7 +176,7 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
       std::fill(of_row + prefix, of_row + shared, -INFINITY);
       const int64_t vectors = prefix_keys.count + keys.count;
       float most;
-      const float sum = exponentials(of_row, shared + counted(r), vectors, most);
+      const float sum = exponentials(of_row, shared + length(r), vectors, most);
       for (int64_t k = 0; k < vectors; k++) store(load(of_row + k * W) / sum, of_row + k * W);
     }
   }
@@ -185,7 +185,7 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
   for (int64_t r = 0; r < run.count; r++) {
     const Blocks<S> next = r + 1 < run.count ? own(d.values, r + 1) : next_keys;
     float* of_row = sums + r * group * wide;
-    mix(group, counted(r), scores + r * group * score_row + shared, score_row, own(d.values, r), next, of_row);
+    mix(group, length(r), scores + r * group * score_row + shared, score_row, own(d.values, r), next, of_row);
     write_rows(of_row, wide, group, size, 1.0f, mixed + (r * d.heads + kv_head * group) * size, size);
   }
 }
