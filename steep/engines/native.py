@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steep.engines.decoders import Prefix, decoder
-from steep.engines.sampling import draw, uniforms
+from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
 from steep.models.transformer import Transformer
 from steep.models.weights import digest
@@ -85,7 +85,7 @@ class Rows:
             return np.zeros(rows, dtype)
 
         self.jobs: list[Job | None] = [None] * rows
-        self.seed, self.sample = zeros(np.int64), zeros(np.int64)
+        self.stream, self.sample = zeros(np.uint64), zeros(np.int64)  # of random numbers; index among its job's samples
         self.temperature, self.top_p = zeros(np.float32), zeros(np.float32)
         self.position = zeros(np.int64)  # where the last token stands; the next is decoded after it
         self.last = zeros(np.int64)  # the last token, not yet in the cache
@@ -130,7 +130,8 @@ class NativeEngine:
         self.device = model.device
         self.model = Transformer(model.config).to(self.device, self.dtype).requires_grad_(False).eval()
         self.model.cos, self.model.sin = model.cos, model.sin  # fp32: bf16 cannot tell positions apart
-        self.end_ids = np.array(sorted(end_ids), np.int64)
+        self.ends = np.zeros(model.config.vocab_size, np.bool_)  # whether a token ends a response
+        self.ends[sorted(end_ids)] = True
         self.version = version
         self.decoder = decoder(self.model, config.rows, config.context, self.dtype)
         self.rows = Rows(config.rows, config.context)
@@ -246,7 +247,7 @@ class NativeEngine:
         if self.active > first:
             started = np.arange(first, self.active)
             logits = torch.stack([_logits(_job(self.rows.jobs[r])) for r in started])
-            self._advance(started, logits)
+            self._advance(first, *self._draw(started, logits))
 
     def _prefill(self, jobs: list[Job]) -> None:
         if not jobs:
@@ -261,8 +262,8 @@ class NativeEngine:
         self.decoder.start(r, job.prefix)
         budget, done = request.budget, np.array(request.response_ids, np.int32)
         rows.jobs[r] = job
-        rows.seed[r] = request.seed
         rows.sample[r] = request.first_sample + job.started
+        rows.stream[r] = streams(np.array([request.seed]), rows.sample[[r]])[0]
         rows.temperature[r], rows.top_p[r] = request.sampling.temperature, request.sampling.top_p
         rows.position[r] = len(request.prompt_ids) + len(done) - 1
         rows.count[r] = len(done)
@@ -298,55 +299,59 @@ class NativeEngine:
 
     def _decode(self) -> None:
         rows, n = self.rows, self.active
-        self._advance(*self.decoder.step(rows.last[:n], rows.position[:n]))
+        order, logits_BV = self.decoder.step(rows.last[:n], rows.position[:n])
+        ids, logprobs = self._draw(order, logits_BV)
+        back = np.argsort(order)
+        self._advance(0, ids[back], logprobs[back])
 
-    def _advance(self, at: NDArray[np.int64], logits_BV: Tensor) -> None:
-        """Choose the next token of rows `at` and decide what it means for each of them."""
+    def _draw(self, at: NDArray[np.int64], logits_BV: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The next token of rows `at` and its log-probability."""
         rows = self.rows
-        uniform = uniforms(rows.seed[at], rows.sample[at], rows.count[at])
-        drawn, drawn_logprobs = draw(
+        ids, logprobs = draw(
             logits_BV,
             torch.from_numpy(rows.temperature[at]).to(self.device),
             torch.from_numpy(rows.top_p[at]).to(self.device),
-            torch.from_numpy(uniform).to(self.device),
+            torch.from_numpy(uniforms(rows.stream[at], rows.count[at])).to(self.device),
         )
-        ids, logprobs = drawn.cpu().numpy(), drawn_logprobs.cpu().numpy()
+        return ids.cpu().numpy(), logprobs.cpu().numpy()
 
+    def _advance(self, first: int, ids: NDArray[np.int64], logprobs: NDArray[np.float32]) -> None:
+        """Decide what the next token means for each active row from `first` on."""
+        rows, at = self.rows, slice(first, self.active)
         forced = rows.forcing[at] >= 0
-        closed = np.zeros(len(at), np.bool_)  # the thought ends with this token
+        closed = np.zeros(len(ids), np.bool_)  # the thought ends with this token
         for i in np.flatnonzero(forced).tolist():
-            row = int(at[i])
+            row = first + i
             closing = _job(rows.jobs[row]).request.budget.closing
             ids[i], logprobs[i] = closing[rows.forcing[row]], 0.0
             rows.forcing[row] += 1
             if rows.forcing[row] == len(closing):
                 rows.forcing[row] = -1
                 closed[i] = True
-        thinking = rows.thinking[at]
-        chosen = thinking & ~forced
+        sampled, thinking = ~forced, rows.thinking[at].copy()
+        chosen = thinking & sampled
         closed |= chosen & (ids == rows.think_end[at])
-        answering = ~thinking
-        ended = np.isin(ids, self.end_ids) & ~forced
+        going_on, answering = chosen & ~closed, ~thinking
 
-        where = rows.count[at]
-        rows.ids[at, where], rows.logprobs[at, where] = ids, logprobs
-        rows.sampled[at, where], rows.versions[at, where] = ~forced, self.version
+        active, where = np.arange(first, self.active), rows.count[at].copy()
+        rows.ids[active, where], rows.logprobs[active, where] = ids, logprobs
+        rows.sampled[active, where], rows.versions[active, where] = sampled, self.version
         rows.count[at] += 1
         rows.position[at] += 1
         rows.last[at] = ids
-        rows.thinking[at] = thinking & ~closed
-        rows.thought_len[at] = np.where(closed, rows.count[at], rows.thought_len[at])
-        rows.thought_left[at] -= chosen & ~closed
-        rows.forcing[at] = np.where(chosen & ~closed & (rows.thought_left[at] <= 0), 0, rows.forcing[at])
+        rows.thinking[at] &= ~closed
+        np.copyto(rows.thought_len[at], rows.count[at], where=closed)
+        rows.thought_left[at] -= going_on
+        rows.forcing[at][going_on & (rows.thought_left[at] <= 0)] = 0
         rows.answer_left[at] -= answering
-        full = answering & (rows.answer_left[at] <= 0)
-        rows.stop[at] = np.where(ended, END, np.where(full, LENGTH, rows.stop[at]))
+        rows.stop[at][answering & (rows.answer_left[at] <= 0)] = LENGTH
+        rows.stop[at][self.ends[ids] & sampled] = END
 
         for i in np.flatnonzero(rows.streaming[at]).tolist():
-            sink = _job(rows.jobs[int(at[i])]).sink
+            sink = _job(rows.jobs[first + i]).sink
             assert sink is not None
-            sampled, in_thought = not forced[i], bool(thinking[i])
-            sink.append(Token(id=int(ids[i]), logprob=float(logprobs[i]), sampled=sampled, in_thought=in_thought))
+            flags = {"sampled": bool(sampled[i]), "in_thought": bool(thinking[i])}
+            sink.append(Token(id=int(ids[i]), logprob=float(logprobs[i]), **flags))
         if rows.stop[at].any():
             self._retire()
 

@@ -10,11 +10,14 @@ from steep.models import kernels
 UInt64s = NDArray[np.uint64]
 
 
-def uniforms(seeds: NDArray[np.int64], samples: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.float64]:
-    """One number in [0, 1) for each (seed, sample, step): splitmix64 (Steele et al. 2014) over the three in turn."""
-    state = _mix(seeds.astype(np.uint64))
-    state = _mix(state ^ samples.astype(np.uint64))
-    state = _mix(state ^ steps.astype(np.uint64))
+def streams(seeds: NDArray[np.int64], samples: NDArray[np.int64]) -> UInt64s:
+    """Where the random numbers of (seed, sample) begin: splitmix64 (Steele et al. 2014) over the two in turn."""
+    return _mix(_mix(seeds.astype(np.uint64)) ^ samples.astype(np.uint64))
+
+
+def uniforms(streams: UInt64s, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """One number in [0, 1) for each step of a stream."""
+    state = _mix(streams ^ steps.astype(np.uint64))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -6,7 +6,7 @@ import torch
 
 from steep.engines import decoders
 from steep.engines.decoders import FusedDecoder, TorchDecoder
-from steep.engines.sampling import draw, uniforms
+from steep.engines.sampling import draw, streams, uniforms
 from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import ModelConfig, Transformer, initialise
@@ -201,7 +201,7 @@ def test_compiled_drawing_is_the_plain_one(monkeypatch):
     logits[:, 7] = -torch.inf
     temperature = torch.tensor([0.0, 0.5, 1.0, 2.0]).repeat(rows // 4)
     counters = np.arange(rows)
-    uniform = torch.from_numpy(uniforms(counters, counters, counters))
+    uniform = torch.from_numpy(uniforms(streams(counters, counters), counters))
     got = draw(logits, temperature, torch.ones(rows), uniform)
     monkeypatch.setattr(kernels, "compiled", lambda *tensors: False)
     expected = draw(logits, temperature, torch.ones(rows), uniform)
@@ -215,7 +215,7 @@ def test_drawn_frequencies_are_the_probabilities():
     rows, size = 40_000, 37
     logits = torch.linspace(-2, 2, size).expand(rows, size).contiguous()
     counters = np.arange(rows)
-    uniform = torch.from_numpy(uniforms(counters, counters, counters))
+    uniform = torch.from_numpy(uniforms(streams(counters, counters), counters))
     ids, logprobs = draw(logits, torch.ones(rows), torch.ones(rows), uniform)
     expected = logits[0].softmax(-1)
     assert (torch.bincount(ids, minlength=size) / rows - expected).abs().max() < 0.005

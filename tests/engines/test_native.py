@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steep.engines import NativeConfig, NativeEngine
-from steep.engines.sampling import draw, uniforms
+from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import ModelConfig, Transformer, initialise
@@ -69,7 +69,7 @@ def plain_loop(network: Transformer, asked: Request, sample: int = 0) -> tuple[l
             logprobs.append(0.0)
             thinking = bool(forced)
             continue
-        u = uniforms(np.array([asked.seed]), np.array([sample]), np.array([len(ids)]))
+        u = uniforms(streams(np.array([asked.seed]), np.array([sample])), np.array([len(ids)]))
         distribution = logits(network, [*asked.prompt_ids, *ids])[-1].log_softmax(-1)
         cumulative = distribution.exp().cumsum(-1)
         token = int(torch.searchsorted(cumulative, float(u[0]) * cumulative[-1], right=True))
@@ -259,17 +259,18 @@ def test_bfloat16_stays_near():
 
 
 def test_uniforms_are_uniform_and_independent():
-    u = uniforms(np.arange(100_000), np.zeros(100_000, np.int64), np.full(100_000, 3))
+    many = streams(np.arange(100_000), np.zeros(100_000, np.int64))
+    u = uniforms(many, np.full(100_000, 3))
     assert abs(u.mean() - 0.5) < 0.005
     assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 0.01
-    again = uniforms(np.arange(100_000), np.zeros(100_000, np.int64), np.full(100_000, 4))
+    again = uniforms(many, np.full(100_000, 4))
     assert abs(np.corrcoef(u, again)[0, 1]) < 0.01
 
 
 def test_draws_follow_the_distribution():
     one = torch.tensor([[0.0, 1.0, -1.0, 2.0]])
     rows = one.expand(20_000, 4)
-    u = torch.from_numpy(uniforms(np.arange(20_000), np.zeros(20_000, np.int64), np.zeros(20_000, np.int64)))
+    u = torch.from_numpy(uniforms(streams(np.arange(20_000), np.zeros(20_000, np.int64)), np.zeros(20_000, np.int64)))
     full = torch.ones(20_000)
     ids, logprobs = draw(rows, full, full, u)
     share = torch.bincount(ids, minlength=4) / 20_000

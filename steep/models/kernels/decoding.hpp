@@ -20,7 +20,7 @@ struct Decoder {
   double eps;
 };
 
-// Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], counted with the prefix of its
+// Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], length with the prefix of its
 // sequence: keys [layers, K, blocks, wide / pair, W, pair] and then values [layers, K, blocks, W, wide] of prefix_lengths[i] tokens.
 struct Batch {
   int64_t count;
@@ -28,8 +28,30 @@ struct Batch {
   void* const* prefixes;
 };
 
-// scores[rows, blocks * W] = a[rows, steps] keys: a block of W keys after the other, [blocks, steps, W], so that each is
-// read once and in order. Sums are in four parts, whatever the number of rows.
+// Keys or values of a sequence and a head: blocks of W tokens one after the other, size * W numbers each.
+template <class S>
+struct Blocks {
+  S* data;
+  int64_t count, size;
+};
+
+// Asks for memory that is read soon. Into the second cache: there are few places for lines on their way to the first,
+// and those that are waited for need them. Inline, for gcc drops calls of a function that does nothing else.
+__attribute__((always_inline)) inline void prefetch(const void* data, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(data) + at, 0, 2);
+}
+
+constexpr int64_t AHEAD = 64 << 10;  // bytes; what is asked for earlier may be gone before it is used
+
+// Called when block i of what comes before is read: so memory and arithmetic go on side by side, little by little. The
+// hardware foresees too little of pieces as short as these.
+template <class S>
+inline void prefetch(Blocks<S> next, int64_t i) {
+  const int64_t bytes = next.size * W * sizeof(S);
+  if (i < std::min(next.count, divide_up(AHEAD, bytes))) prefetch(next.data + i * next.size * W, bytes);
+}
+
+// scores[rows, W] = a[rows, steps] keys[steps, W]. Sums are in four parts, whatever the number of rows.
 template <int R, class L>
 inline void score_tile(int64_t steps, const L* a, int64_t a_row, const L* keys, float* scores, int64_t score_row) {
   Vector sums[R][4] = {};
@@ -41,13 +63,29 @@ inline void score_tile(int64_t steps, const L* a, int64_t a_row, const L* keys, 
   for (int i = 0; i < R; i++) store((sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]), scores + i * score_row);
 }
 
-template <class L>
-void score(int64_t rows, int64_t blocks, int64_t steps, const L* a, int64_t a_row, const L* keys, int64_t block_size,
-           float* scores, int64_t score_row) {
-  for (int64_t block = 0; block < blocks; block++, keys += block_size, scores += W) {
+// scores[rows, blocks * W] of queries [rows, size]: a block of keys [size / pair, W, pair] is read once and in order.
+template <class S>
+void score(int64_t rows, int64_t size, const S* queries, Blocks<S> keys, Blocks<S> next, float* scores,
+           int64_t score_row) {
+  const int64_t steps = size / PAIR<S>;
+  for (int64_t block = 0; block < keys.count; block++, scores += W) {
+    prefetch(next, block);
+    const auto *a = lanes_of(queries), *right = lanes_of(keys.data + block * keys.size * W);
     int64_t i = 0;
-    for (; i + 4 <= rows; i += 4) score_tile<4>(steps, a + i * a_row, a_row, keys, scores + i * score_row, score_row);
-    for (; i < rows; i++) score_tile<1>(steps, a + i * a_row, a_row, keys, scores + i * score_row, score_row);
+    for (; i + 4 <= rows; i += 4) score_tile<4>(steps, a + i * steps, steps, right, scores + i * score_row, score_row);
+    for (; i < rows; i++) score_tile<1>(steps, a + i * steps, steps, right, scores + i * score_row, score_row);
+  }
+}
+
+// out[rows, size] += weights[rows, count] values of `count` tokens.
+template <class S>
+void mix(int64_t rows, int64_t count, const float* weights, int64_t weight_row, Blocks<S> values, Blocks<S> next,
+         float* out) {
+  for (int64_t block = 0; block < values.count; block++) {
+    prefetch(next, block);
+    const int64_t first = block * W;
+    product<float, S>(rows, values.size / W, std::min<int64_t>(W, count - first), {weights + first, weight_row, 1},
+                      {values.data + first * values.size, values.size, W}, out, values.size, true);
   }
 }
 
@@ -95,53 +133,59 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
   const Layer& layer = d.layer[index];
   const int64_t group = d.heads / d.kv_heads, size = d.head_size, wide = round_up(size, W), queries = run.count * group;
   const int64_t prefix = batch.prefix_lengths[run.first], prefix_blocks = divide_up(prefix, W), shared = prefix_blocks * W;
-  const S* prefix_keys = static_cast<const S*>(batch.prefixes[run.first]) +
-                         (index * d.kv_heads + kv_head) * prefix_blocks * wide * W;
-  const S* prefix_values = prefix_keys + d.layers * d.kv_heads * prefix_blocks * wide * W;
+  const auto of_prefix = [&](int64_t part) -> Blocks<S> {
+    return {static_cast<S*>(batch.prefixes[run.first]) + part * shared * wide, prefix_blocks, wide};
+  };
+  const int64_t head_at = index * d.kv_heads + kv_head;
+  const Blocks<S> prefix_keys = of_prefix(head_at), prefix_values = of_prefix(d.layers * d.kv_heads + head_at);
+  const Blocks<S> next_keys = of_prefix(head_at + 1);  // where the same rows' next head begins
+  const auto length = [&](int64_t r) { return batch.positions[run.first + r] - prefix + 1; };  // without the prefix
+  const auto own = [&](void* store, int64_t r) -> Blocks<S> {
+    const int64_t at = ((index * d.rows + batch.rows[run.first + r]) * d.kv_heads + kv_head) * d.blocks * W * wide;
+    return {static_cast<S*>(store) + at, divide_up(length(r), W), wide};
+  };
   int64_t longest = 0;
-  for (int64_t i = run.first; i < run.first + run.count; i++) longest = std::max(longest, batch.positions[i] - prefix + 1);
+  for (int64_t r = 0; r < run.count; r++) {
+    longest = std::max(longest, length(r));
+    const int64_t at = length(r) - 1;  // where the new ones are written
+    prefetch(own(d.keys, r).data + at / W * W * wide, W * wide * sizeof(S));
+    prefetch(own(d.values, r).data + at * wide, wide * sizeof(S));
+  }
   const int64_t score_row = shared + round_up(longest, W);
-  S* q = scratch<S>(QUERY_TILE, queries * size);
+  S *q = scratch<S>(QUERY_TILE, queries * size), *turned = scratch<S>(KEYS, size);
   float* scores = scratch(SCORES, queries * score_row);
   float* sums = scratch(MIXED, queries * wide);
-  const auto own = [&](void* store, int64_t i) {
-    return static_cast<S*>(store) + ((index * d.rows + batch.rows[i]) * d.kv_heads + kv_head) * d.blocks * wide * W;
-  };
   for (int64_t r = 0; r < run.count; r++) {
-    const int64_t i = run.first + r, at = batch.positions[i] - prefix;
-    const float *cos = d.cos + batch.positions[i] * size, *sin = d.sin + batch.positions[i] * size;
+    const int64_t position = batch.positions[run.first + r], at = position - prefix;
+    const float *cos = d.cos + position * size, *sin = d.sin + position * size;
     const float *from = qkv + r * qkv_row, *key = from + (d.heads + kv_head) * size, *value = key + d.kv_heads * size;
     for (int64_t j = 0; j < group; j++)
       norm_rotate(from + (kv_head * group + j) * size, layer.q_norm, d.eps, cos, sin, size, attention_scale(size),
                   q + (r * group + j) * size);
-    float* turned = scratch(KEYS, size);
     norm_rotate(key, layer.k_norm, d.eps, cos, sin, size, 1.0f, turned);
-    S *keys = own(d.keys, i) + at / W * W * wide + at % W * PAIR<S>, *values = own(d.values, i) + at * wide;
-    for (int64_t j = 0; j < size; j++) keys[j / PAIR<S> * PAIR<S> * W + j % PAIR<S>] = narrow<S>(turned[j]);
-    write_rows(value, size, 1, size, 1.0f, values, wide);
+    L* keys = reinterpret_cast<L*>(own(d.keys, r).data + at / W * W * wide) + at % W;
+    for (int64_t j = 0; j < size / PAIR<S>; j++) keys[j * W] = lanes_of(turned)[j];
+    write_rows(value, size, 1, size, 1.0f, own(d.values, r).data + at * wide, wide);
   }
-  const L* left = lanes_of(q);
-  const int64_t steps = size / PAIR<S>, block_size = wide * W / PAIR<S>;
-  score(queries, prefix_blocks, steps, left, steps, lanes_of(prefix_keys), block_size, scores,
-        score_row);
+  score(queries, size, q, prefix_keys, own(d.keys, 0), scores, score_row);
   for (int64_t r = 0; r < run.count; r++) {
-    const int64_t i = run.first + r, count = batch.positions[i] - prefix + 1, blocks = divide_up(count, W);
+    const Blocks<S> keys = own(d.keys, r), next = r + 1 < run.count ? own(d.keys, r + 1) : prefix_values;
     float* of_row = scores + r * group * score_row;
-    score(group, blocks, steps, left + r * group * steps, steps, lanes_of(own(d.keys, i)), block_size,
-          of_row + shared, score_row);
+    score(group, size, q + r * group * size, keys, next, of_row + shared, score_row);
     for (int64_t j = 0; j < group; j++, of_row += score_row) {
       std::fill(of_row + prefix, of_row + shared, -INFINITY);
+      const int64_t vectors = prefix_keys.count + keys.count;
       float most;
-      const float sum = exponentials(of_row, shared + count, prefix_blocks + blocks, most);
-      for (int64_t k = 0; k < prefix_blocks + blocks; k++) store(load(of_row + k * W) / sum, of_row + k * W);
+      const float sum = exponentials(of_row, shared + length(r), vectors, most);
+      for (int64_t k = 0; k < vectors; k++) store(load(of_row + k * W) / sum, of_row + k * W);
     }
   }
-  product<float, S>(queries, wide / W, prefix, {scores, score_row, 1}, {prefix_values, wide, W}, sums, wide, false);
+  std::fill(sums, sums + queries * wide, 0.0f);
+  mix(queries, prefix, scores, score_row, prefix_values, own(d.values, 0), sums);
   for (int64_t r = 0; r < run.count; r++) {
-    const int64_t i = run.first + r, count = batch.positions[i] - prefix + 1;
+    const Blocks<S> next = r + 1 < run.count ? own(d.values, r + 1) : next_keys;
     float* of_row = sums + r * group * wide;
-    product<float, S>(group, wide / W, count, {scores + r * group * score_row + shared, score_row, 1},
-                      {own(d.values, i), wide, W}, of_row, wide, true);
+    mix(group, length(r), scores + r * group * score_row + shared, score_row, own(d.values, r), next, of_row);
     write_rows(of_row, wide, group, size, 1.0f, mixed + (r * d.heads + kv_head * group) * size, size);
   }
 }
