@@ -59,6 +59,7 @@ PRETRAIN_STEPS = 200
 SFT_STEPS = 1300
 SFT_EXAMPLES = 128
 SFT_TOKENS = 1100  # the longest demonstration that is seen whole
+CUT_SHARE = 0.05
 TOLD_SHARE = 0.3
 RL_STEPS = 160
 RL_GROUPS = 32
@@ -79,7 +80,7 @@ WATCHED = Watch(problems=100, budgets=(64, 512))
 
 def config() -> Study:
     arms = {"main": main, "further": further} | {name: alone(name) for name in ALONE}
-    return Study(arms={f"{seed}/{name}": arm(seed) for name, arm in arms.items() for seed in SEEDS}, claims=claims)
+    return Study(arms={f"{seed}/{name}": arm(seed) for seed in SEEDS for name, arm in arms.items()}, claims=claims)
 
 
 def main(seed: int) -> Arm:
@@ -127,6 +128,7 @@ def pipeline(seed: int, tasks: tuple[Share, ...], evals: tuple[Suite, ...], part
             steps=steps(SFT_STEPS),
             examples=SFT_EXAMPLES,
             max_tokens=SFT_TOKENS,
+            cut_share=CUT_SHARE,
             told_share=TOLD_SHARE,
             policy=supervised(2e-3),
         ),

@@ -173,15 +173,20 @@ class Crew:
             else:
                 self.failed[worker.name] = worker.last_words()
                 self._note(f"{worker.name}: failed: {self.failed[worker.name]}")
-        self._ready += self._order.get_ready()
+        self._take_ready()
         while self._ready and len(self._workers) < self._study.workers:
             name = self._ready.pop(0)
             if is_finished(self._path / name):
                 self._finish(name)
             else:
                 self._begin(name)
-            self._ready += self._order.get_ready()
+            self._take_ready()
         return bool(self._workers)
+
+    def _take_ready(self) -> None:
+        """Take in what waits for nothing any more; of these, arms that are declared first begin first."""
+        declared = list(self._study.arms)
+        self._ready = sorted([*self._ready, *self._order.get_ready()], key=declared.index)
 
     def standing(self) -> list[str]:
         """A line for each arm under way."""

@@ -20,7 +20,7 @@ struct Decoder {
   double eps;
 };
 
-// Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], length with the prefix of its
+// Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], counted with the prefix of its
 // sequence: keys [layers, K, blocks, wide / pair, W, pair] and then values [layers, K, blocks, W, wide] of prefix_lengths[i] tokens.
 struct Batch {
   int64_t count;
