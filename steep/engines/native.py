@@ -8,6 +8,7 @@ beginning after the prompt, so nothing a user writes can change it.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Future
@@ -65,9 +66,12 @@ class Pending(Future[list[Rollout]]):
         self.job: Job | None = None
 
     def result(self, timeout: float | None = None) -> list[Rollout]:
+        until = None if timeout is None else time.monotonic() + timeout
         while not self.done():
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"the rollouts were not done within {timeout} s; they go on when asked for again")
             self._engine.step()
-        return super().result(timeout)
+        return super().result()
 
     def cancel(self) -> bool:
         if self.done():

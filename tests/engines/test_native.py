@@ -250,6 +250,15 @@ def test_a_prompt_that_does_not_fit_is_refused():
         engine(context=512)
 
 
+def test_waiting_for_rollouts_may_take_a_time_and_be_taken_up_again():
+    sampler = engine()
+    future = sampler.submit(request())
+    with pytest.raises(TimeoutError, match=r"within 0\.0 s"):
+        future.result(timeout=0.0)
+    assert not future.done()
+    assert future.result(timeout=60)[0].ids.tolist() == engine().submit(request()).result()[0].ids.tolist()
+
+
 def test_bfloat16_stays_near():
     exact, rounded = engine(), engine(dtype="bfloat16")
     asked = request(thought=12, sampling=Sampling(temperature=0.0))
