@@ -1,5 +1,9 @@
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("steep", deadline=None)  # a busy machine is no failure
+settings.load_profile("steep")
 
 
 @pytest.fixture(autouse=True)

@@ -321,7 +321,7 @@ def test_gradient_of_the_papers_estimator(algorithm, coefficient):
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(order=st.permutations([(p, i) for p in range(3) for i in range(3)]), ends=st.sets(st.integers(1, 8)))
 def test_normalise_once(preset, order, ends):
     """However whole sequences are cut into micro-batches, the gradients and the metrics add up to the same."""

@@ -137,7 +137,7 @@ def test_silu_mul_of_extremes():
 @both_ways
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [8, 32, 64, 80])
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=4, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     lengths=st.lists(st.integers(1, 300), min_size=1, max_size=4), group=st.integers(1, 3), kv_heads=st.integers(1, 2)
 )

@@ -66,7 +66,7 @@ def gradients(made: list[Example], micro_batch_tokens: int, order: list[int] | N
     return kept
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     lengths=st.lists(st.integers(3, 70), min_size=1, max_size=9),
     tokens=st.integers(40, 300),
