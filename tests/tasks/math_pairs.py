@@ -1,8 +1,8 @@
 """Pairs of a gold answer and a given one, with the verdict that a mathematician would give.
 
-`|` stands between verdicts that are both right: a tower of powers may be told from 5, or be too much to work out, but it
-must not be called 5. What is meant by a gold answer is judged as in a school's test: units and "x =" may be left out,
-an approximation is not the number, order matters in pairs and not in sets.
+`|` stands between verdicts that are both right: a tower of powers may be told from 5, or be too much to work out, but
+it must not be called 5. What is meant by a gold answer is judged as in a school's test: units and "x =" may be left
+out, an approximation is not the number, order matters in pairs and not in sets.
 """
 
 C, W = "correct", "wrong"
