@@ -9,6 +9,8 @@ from fractions import Fraction
 LONGEST = 400
 """Characters of a number that is read."""
 LARGEST_EXPONENT = 400
+TAIL = 2000
+"""Characters at the end of a text in which a number is looked for."""
 
 SPACING = re.compile(r"\\[,;:!]|\\left\b|\\right\b")
 THOUSANDS = re.compile(r"(?<=\d)\{,\}(?=\d{3})", re.ASCII)
@@ -50,6 +52,7 @@ def rational(text: str) -> Fraction | None:
 
 def last_number(text: str) -> Fraction | None:
     """The number that the text is, or else the last one in it. None if what stands there cannot be read, as in 3,5."""
+    text = text.strip()[-TAIL:]
     found = rational(text)
     if found is not None:
         return found
