@@ -81,6 +81,11 @@ class Published(Listed):
                 found.setdefault(problem.id, self._instructed(problem))
         return list(found.values())
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the test problems are on this machine, in a directory."""
+        return self._file(self.TEST, "test") is not None
+
     def _instructed(self, problem: Problem) -> Problem:
         *before, last = problem.prompt
         told = replace(last, content=f"{last.content}\n{self.instruction}".rstrip())

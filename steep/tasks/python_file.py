@@ -103,11 +103,15 @@ def task_of(file: Path, verifier: str = "exact", only_levels: tuple[int, ...] | 
     return Rows(file=file, verifier=verifier, only_levels=only_levels)
 
 
-@lru_cache(maxsize=16)
 def load(file: Path) -> ModuleType:
     """The module in a file. Whatever it raises is told as its author's to mend."""
     if not file.is_file():
         raise SteepError(f"there is no file {file}", "name a Python file with a task")
+    return _loaded(file.resolve())
+
+
+@lru_cache(maxsize=16)
+def _loaded(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"steep_task_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise SteepError(f"{file} is not a Python file", "name a file that ends in .py")

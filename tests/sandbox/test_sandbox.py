@@ -1,5 +1,8 @@
 """A sandbox with real workers, which hang, crash and eat memory."""
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +14,27 @@ import pytest
 from steep.sandbox import CheckError, Sandbox, shared
 
 LIMIT_S = 1.0
+
+
+KILLED_WHILE_BUSY = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from steep.sandbox import Sandbox
+note = Path(sys.argv[1])
+sandbox = Sandbox()
+print(sandbox.call("checks:pid"), flush=True)
+threading.Thread(target=sandbox.call, args=("checks:hang", str(note)), kwargs={"limit_s": 1.0}, daemon=True).start()
+while not note.exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def nobody_else():
+    """Other tests share a sandbox, whose workers would be counted here."""
+    shared().close()
+    shared.cache_clear()
 
 
 @pytest.fixture
@@ -25,6 +49,15 @@ def sandbox(monkeypatch):
 def of_this_process():
     """The workers that run, or were not waited for."""
     return [p for p in psutil.Process().children(recursive=True) if "steep.sandbox.worker" in " ".join(p.cmdline())]
+
+
+def ends(pid, within_s=10.0):
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def failed(sandbox, *call, **options):
@@ -82,10 +115,19 @@ def test_what_a_check_started_is_killed_with_it(sandbox, tmp_path):
     note = tmp_path / "child"
     failed(sandbox, "checks:start_a_child", str(note))
     child = int(note.read_text())
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert ends(child)
+
+
+def test_a_worker_ends_by_itself_when_whoever_asked_was_killed(tmp_path):
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    asking = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_BUSY, str(tmp_path / "note")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        check=False,
+    )
+    assert asking.returncode == -signal.SIGKILL
+    assert ends(int(asking.stdout))
 
 
 def test_loading_is_not_timed(sandbox):
