@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 from steep.cli.arguments import did_you_mean
 from steep.cli.eval import engine_for
@@ -142,7 +143,8 @@ def signal_of(loaded: LoadedModel, task: Task, problems: Sequence[Problem], args
     """How often the model is right on training problems; where there are none, on others."""
     splits = {problem.split for problem in problems}
     split = next(split for split in SPLITS if split in splits)
-    asked = distinct(task, split, args.problems)
+    able = list({problem.id: problem for problem in problems if problem.split == split}.values())
+    asked = Random(0).sample(able, min(args.problems, len(able)))
     thought = loaded.template.config.efforts.get("medium") if args.budget is None else args.budget
     budget = loaded.template.budget(thought or 0).thought or 0
     config = EvalConfig(budgets=(budget,), answer=loaded.template.config.answer, samples=args.samples)

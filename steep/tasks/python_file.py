@@ -90,7 +90,9 @@ def task_of(file: Path, verifier: str = "exact", only_levels: tuple[int, ...] | 
     """The task of a Python file."""
     module = load(file)
     if hasattr(module, "TASK"):
-        missing = [name for name in ("name", "levels", "problems", "verify") if not hasattr(module.TASK, name)]
+        missing = [
+            name for name in ("name", "levels", "problems", "verify", "examples") if not hasattr(module.TASK, name)
+        ]
         if missing:
             raise SteepError(f"TASK in {file} has no {missing[0]}", "see steep.types.Task for what a task has")
         if only_levels is not None:

@@ -6,6 +6,7 @@ off: they are signals, which only a main thread can take.
 
 import logging
 import re
+from functools import cache
 from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
@@ -32,6 +33,12 @@ KEYBOARD = {  # what models write with a keyboard, as LaTeX; longer names first
 }
 DELIMITERS = re.compile(r"\$|\\\(|\\\[|\\boxed")
 DOLLAR = re.compile(r"\\\$")
+
+
+@cache
+def warm() -> None:
+    """Have the libraries do what they put off until they are first used, so that no check is timed with it."""
+    same("x+1", "1+x")
 
 
 def same(gold: str, given: str) -> bool | None:

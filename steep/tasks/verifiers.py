@@ -8,6 +8,7 @@
 | `choice` | the letter of the gold option: B, (b), "B.", "B) 12 apples", "the answer is B"                  |
 | `regex`  | a text that the gold pattern matches as a whole                                                 |
 
+`math` compares numbers exactly, takes six right decimals of what is no fraction, such as a root, and compares no units.
 Where an answer has a `\\boxed{}`, "####" or "the answer is", what stands there counts (`stated`), the last if there are
 several. A gold answer that cannot be read, and a check that fails or takes too long, are `invalid`, never wrong.
 """
@@ -57,9 +58,8 @@ def math(gold: str, answer: str) -> Verdict:
     if None not in numbers:
         return correct() if numbers[0] == numbers[1] else wrong(f"not {found}")
     try:
-        same = shared().call(
-            "steep.tasks.symbolic:same", expected, found, limit_s=LIMIT_S, prepare=("steep.tasks.symbolic:read", "1")
-        )
+        prepare = ("steep.tasks.symbolic:warm",)
+        same = shared().call("steep.tasks.symbolic:same", expected, found, limit_s=LIMIT_S, prepare=prepare)
     except CheckError as error:
         return invalid(f"math: {error}")
     if same is None:
