@@ -9,6 +9,7 @@ from pathlib import Path
 import steep
 from steep.errors import SteepError
 
+VERIFIER_HELP = "for a file: exact, number, math, choice or regex, where a line does not say (exact)"
 MODEL_HELP = "a run (runs/nano), a stage of one (runs/nano/sft) or a model directory"
 
 
@@ -59,6 +60,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     _train(commands)
     _resume(commands)
     _eval(commands)
+    _tasks(commands)
     _report(commands)
     _chat(commands)
     _runs(commands)
@@ -124,15 +126,19 @@ def _eval(commands: _Commands) -> None:
         "measure a model's accuracy on held-out problems at several thinking budgets",
         "steep eval runs/nano --task countdown --budgets 0,64,256",
         "steep eval runs/nano/sft --task arithmetic --levels 1,2 --greedy",
-        "steep eval runs/nano --task mytask.py:Riddles --problems 50 --json",
+        "steep eval runs/nano --task gsm8k --problems 50 --json",
+        "steep eval runs/nano --task mine.jsonl --verifier number",
+        "steep eval runs/nano --task mine.py",
+        "steep eval runs/nano --task mine.py:Riddles",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--task",
         required=True,
-        metavar="NAME",
-        help="countdown, arithmetic, letters, chat, or a class in a Python file as FILE.py:CLASS",
+        metavar="NAME|FILE",
+        help="a name that `steep tasks list` shows, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS",
     )
+    parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     parser.add_argument("--levels", type=_numbers(1), metavar="N,N", help="levels of the task (its own choice)")
     parser.add_argument(
         "--budgets", type=_numbers(0), default=(0, 64, 256), metavar="N,N", help="thinking tokens (0,64,256)"
@@ -142,6 +148,25 @@ def _eval(commands: _Commands) -> None:
     parser.add_argument("--answer", type=_number(1), metavar="N", help="answer tokens at most (the model's own limit)")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token; otherwise temperature 1")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep figures and answers (below runs/evals)")
+
+
+def _tasks(commands: _Commands) -> None:
+    parser = commands.add(
+        "tasks",
+        "list the tasks there are, and check a file of problems of your own",
+        "steep tasks",
+        "steep tasks check mine.jsonl --verifier number",
+        "steep tasks check mine.py --model runs/nano --samples 8 --problems 50",
+        usage="steep tasks [list | check FILE] [--verifier NAME] [--model MODEL] [--json]",
+    )
+    parser.add_argument("what", nargs="?", default="list", metavar="list | check", help="what to do (list)")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="problems: .jsonl, .jsonl.gz or .py")
+    parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
+    signal = parser.add_argument_group("whether a model can learn from them")
+    signal.add_argument("--model", metavar="MODEL", help=f"see how often it is right: {MODEL_HELP}")
+    signal.add_argument("--samples", type=_number(2), default=8, metavar="N", help="answers to each problem (8)")
+    signal.add_argument("--problems", type=_number(1), default=50, metavar="N", help="different problems (50)")
+    signal.add_argument("--budget", type=_number(0), metavar="N", help="thinking tokens (the model's medium effort)")
 
 
 def _report(commands: _Commands) -> None:

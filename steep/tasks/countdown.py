@@ -103,6 +103,8 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Countdown(Generated):
+    """Use every number once, with + - * /, to make a target."""
+
     levels: tuple[int, ...] = (1,)
     """1 and 2: three numbers; 3 and 4: four; 5: five; 6: six. Larger numbers and targets within a pair."""
     careful: float = 0.5

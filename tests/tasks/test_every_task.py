@@ -2,6 +2,7 @@
 
 import json
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -10,9 +11,11 @@ from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.chat import Chat
 from steep.tasks.countdown import Countdown
 from steep.tasks.letters import Letters
+from steep.tasks.published import Gsm8k
 from steep.types import Demonstrator
 
-TASKS: tuple[Demonstrator, ...] = (Arithmetic(), Chat(), Countdown(), Letters())
+SAMPLE = Path(__file__).parent / "samples" / "gsm8k"
+TASKS: tuple[Demonstrator, ...] = (Arithmetic(), Chat(), Countdown(), Letters(), Gsm8k(directory=SAMPLE))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

@@ -1,0 +1,211 @@
+"""`steep tasks`, and `steep eval` on a file of problems."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from steep.cli import main
+from steep.cli.tasks import Signal, advice, counted
+from steep.tasks.arithmetic import Arithmetic
+from steep.types import Group, Problem, correct, invalid, wrong
+
+TINY = str(Path(__file__).parent / "recipes" / "tiny.py")
+SAMPLES = Path(__file__).parent / "tasks" / "samples"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A model that has learnt nothing."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", TINY, "--run", str(path), "--pretrain", "none", "--rl", "none"]) == 0
+    return str(path)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STEEP_DATA", str(tmp_path / "data"))
+    return tmp_path
+
+
+def write(*rows, name="mine.jsonl"):
+    Path(name).write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+
+
+def sums(count=30):
+    return [{"prompt": f"What is {n}+{n}?", "answer": 2 * n} for n in range(1, count + 1)]
+
+
+def checked(capsys, *words):
+    """The exit code, the object that is printed last, and all that is said."""
+    code = main(["tasks", "check", *words, "--json"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out), err
+
+
+def test_a_good_file_is_shown_and_can_be_used(elsewhere, capsys):
+    write(*sums())
+    code, found, told = checked(capsys, "mine.jsonl", "--verifier", "number")
+    assert (code, found["errors"], found["warnings"], found["overlaps"]) == (0, [], [], [])
+    assert found["problems"] == sum(found["splits"].values()) == 30
+    assert told.count("user: What is ") == 10
+    assert "number '2'" in told
+    assert "mine.jsonl can be used: steep eval MODEL --task mine.jsonl" in told
+
+
+def test_every_error_is_told_with_its_line(elsewhere, capsys):
+    same = {"prompt": "What is 9+9?", "answer": "18"}
+    write({"prompt": "x"}, '{"prompt"\n', {"prompt": "5?", "answer": "five"}, same, same | {"colour": "red"})
+    code, found, told = checked(capsys, "mine.jsonl", "--verifier", "number")
+    assert code == 2
+    assert [(error["line"], error["text"]) for error in found["errors"]] == [
+        (1, "no answer"),
+        (2, "not JSON: Expecting ':' delimiter at character 10"),
+        (3, "its answer 'five' does not verify: invalid: the gold answer 'five' is not a number"),
+    ]
+    assert [(warning["line"], warning["text"]) for warning in found["warnings"]] == [
+        (5, "the field 'colour' is not used"),
+        (5, "the same problem as 4"),
+    ]
+    assert "errors: 3\n  line 1: no answer\n  line 2: not JSON" in told
+    assert "Traceback" not in told
+
+
+def test_many_errors_are_counted(elsewhere, capsys):
+    write(*({"prompt": str(n)} for n in range(50)))
+    code, found, told = checked(capsys, "mine.jsonl")
+    assert (code, len(found["errors"])) == (2, 50)
+    assert "errors: 50\n" in told
+    assert "line 20: no answer\n  and 30 more\n" in told
+    assert "line 21" not in told
+
+
+def test_an_empty_file_is_an_error(elsewhere, capsys):
+    write("\n")
+    code, found, _ = checked(capsys, "mine.jsonl")
+    assert (code, found["errors"]) == (2, [{"line": 1, "text": "there are no problems"}])
+
+
+def test_patterns_are_tried_but_are_no_answers(elsewhere, capsys):
+    write(*({"prompt": pattern, "answer": pattern, "verifier": "regex"} for pattern in ("[0-9]+", "(")))
+    code, found, _ = checked(capsys, "mine.jsonl")
+    assert code == 2
+    assert [error["line"] for error in found["errors"]] == [2]
+
+
+def test_thirteen_words_in_a_row_of_a_test_set_are_told(elsewhere, capsys):
+    data = elsewhere / "data" / "gsm8k"
+    data.mkdir(parents=True)
+    (data / "test.jsonl").write_bytes((SAMPLES / "gsm8k" / "train.jsonl").read_bytes())
+    ten_words = "Mara has 12 shells and finds 7 more. Then Mara gives half of them to Otto. How many are left?"
+    thirteen_words = "Today MARA has 12 shells, and finds 7 more. Then Mara doubles all of hers."
+    write(*sums(3), {"prompt": ten_words, "answer": 9}, {"prompt": thirteen_words, "answer": 38})
+    code, found, told = checked(capsys, "mine.jsonl", "--verifier", "number")
+    text = "gsm8k, problem 1: 'mara has 12 shells and finds 7 more then mara doubles all of'"
+    assert (code, found["overlaps"]) == (0, [{"line": 5, "text": text}])
+    assert f"problems that are in a test set: 1\n  line 5: {text}" in told
+
+
+def test_a_python_file_is_checked(elsewhere, capsys):
+    Path("mine.py").write_text(
+        "def problems():\n"
+        "    return [{'prompt': f'A multiple of {n}?', 'answer': n} for n in range(1, 20)] + [{'prompt': 'none'}]\n"
+        "def verify(problem, answer):\n"
+        "    return problem.key['answer'] != '7' and int(answer) % int(problem.key['answer']) == 0\n"
+    )
+    code, found, told = checked(capsys, "mine.py")
+    assert code == 2
+    assert [error["line"] for error in found["errors"]] == [20, 7]
+    assert "row 7: its answer '7' does not verify: wrong" in told
+    assert "row 20: no answer" in told
+
+
+def test_a_task_object_is_checked_by_its_examples(elsewhere, capsys):
+    Path("mine.py").write_text("from steep.tasks.arithmetic import Arithmetic\nTASK = Arithmetic(levels=(1,))\n")
+    code, found, _ = checked(capsys, "mine.py")
+    assert (code, found["errors"]) == (0, [])
+    assert found["splits"]["train"] == 50
+
+
+def test_a_model_shows_whether_there_is_signal(tiny, elsewhere, capsys):
+    write(*sums(), {"prompt": "Say anything.", "answer": "(?s).*", "verifier": "regex", "split": "train"})
+    words = ["--model", tiny, "--samples", "2", "--problems", "6", "--budget", "4", "--verifier", "number"]
+    code, found, told = checked(capsys, "mine.jsonl", *words)
+    assert code == 0
+    signal = found["signal"]
+    assert signal["never"] + signal["sometimes"] + signal["always"] + signal["invalid"] == 6
+    assert "the model's pass rate is" in told
+    assert "<|user|>" in told
+    for name in ("never", "sometimes", "always"):
+        assert f"\n  {name} " in told
+
+
+def test_signal_is_counted_by_problem():
+    class Answer:
+        def __init__(self, verdict):
+            self.verdict = verdict
+
+    problem: Problem = Arithmetic()._problem(1, "1+1", "1+1")
+    verdicts = [
+        [correct(), correct()],
+        [correct(), wrong("")],
+        [correct(), invalid("")],
+        [wrong(""), wrong("")],
+        [invalid(""), invalid("")],
+    ]
+    signal = counted([Group(problem=problem, rollouts=tuple(map(Answer, kinds))) for kinds in verdicts])
+    assert signal == Signal(never=1, sometimes=1, always=2, invalid=1, pass_rate=0.625)
+    assert advice(signal) == "RL can learn from the 1 that it sometimes gets right"
+    assert "easier problems" in advice(Signal(never=5, sometimes=0, always=1, invalid=0, pass_rate=0.1))
+    assert "harder problems" in advice(Signal(never=0, sometimes=0, always=5, invalid=0, pass_rate=1.0))
+
+
+def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
+    monkeypatch.setenv("STEEP_DATA", str(SAMPLES))
+    assert main(["tasks", "--json"]) == 0
+    tasks = {task["name"]: task["problems"] for task in json.loads(capsys.readouterr().out)["tasks"]}
+    assert tasks["countdown"] == "generated"
+    assert tasks["gsm8k"] == "on this machine"
+    monkeypatch.delenv("STEEP_DATA")
+    assert main(["tasks", "list"]) == 0
+    assert "from the hub" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tasks", "chek", "x.jsonl"], "there is no `steep tasks chek`\n  did you mean check?"),
+        (["tasks", "check"], "`steep tasks check` with 0 files"),
+        (["tasks", "check", "no.jsonl"], "there is no file no.jsonl"),
+        (["tasks", "check", "gsm8k"], "gsm8k is not a file of problems"),
+        (["tasks", "check", "mine.jsonl", "--verifier", "maths"], "there is no verifier 'maths'\n  did you mean math?"),
+        (["tasks", "check", "mine.jsonl", "--model", "nowhere"], "there is no model at nowhere"),
+        (["eval", "nowhere", "--task", "arithmetic", "--verifier", "math"], "arithmetic has a verifier of its own"),
+        (["eval", "nowhere", "--task", "mine.csv"], "there is no task 'mine.csv'"),
+    ],
+)
+def test_mistakes_are_told(words, message, elsewhere, capsys):
+    write(*sums(2))
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.py"])
+def test_eval_takes_a_file(name, tiny, elsewhere, capsys):
+    write(*sums(), name="mine.jsonl")
+    Path("mine.py").write_text(f"def problems(): return {sums()!r}\ndef verify(problem, answer): return False\n")
+    words = ["--task", name, "--verifier", "number", "--budgets", "0", "--problems", "4", "--out", "e"]
+    assert main(["eval", tiny, *words, "--answer", "4", "--json"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert (cell["task"], cell["budget"], cell["invalid"]) == ("mine", 0, 0)
+    settings = json.loads(Path("e/eval.json").read_text())
+    assert settings["task"]["file"] == str(elsewhere / name)
+
+
+def test_eval_of_a_file_with_a_mistake_names_the_line(tiny, elsewhere, capsys):
+    write(*sums(2), {"prompt": "x"})
+    assert main(["eval", tiny, "--task", "mine.jsonl"]) == 2
+    assert "mine.jsonl, line 3: no answer\n  `steep tasks check " in capsys.readouterr().err
