@@ -72,10 +72,7 @@ def load(directory: Path) -> Transformer:
     or not known to the model, or a tied head differs from the embedding. The random state of torch is not touched.
     """
     config = load_config(directory)
-    with torch.device("meta"):  # no memory and no random numbers for values that are overwritten
-        model = Transformer(config)
-    model.to_empty(device="cpu")
-    model.cos, model.sin = rope_table(config)
+    model = unfilled(config)
     wanted = disk_tensors(model)
     extra = {HEAD: torch.empty_like(wanted[EMBEDDING])} if config.tied_embeddings else {}  # some files hold it anyway
     found = set()
@@ -97,6 +94,15 @@ def load(directory: Path) -> Transformer:
         raise _mismatch(source, f"tensor {missing[0]} is missing{more}")
     if HEAD in found & extra.keys() and not torch.equal(extra[HEAD], wanted[EMBEDDING]):
         raise _mismatch(source, f"tensor {HEAD} is not {EMBEDDING}, though the config says tie_word_embeddings")
+    return model
+
+
+def unfilled(config: ModelConfig) -> Transformer:
+    """A model on the CPU whose parameters hold whatever was in memory: every one of them is to be overwritten."""
+    with torch.device("meta"):  # no random numbers for values that do not stay
+        model = Transformer(config)
+    model.to_empty(device="cpu")
+    model.cos, model.sin = rope_table(config)
     return model
 
 
