@@ -1,5 +1,9 @@
+import os
+
 import pytest
 import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import steep
 from steep.errors import SteepError
 
-MODEL_HELP = "a run (runs/nano), a stage of one (runs/nano/sft) or a model directory"
+MODEL_HELP = "a run (runs/nano), a stage of one, a model directory, a GGUF file, smollm2, or owner/name on the hub"
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

@@ -1,16 +1,18 @@
-"""A model with its tokenizer and template as one directory, and the ways in which a user may name it."""
+"""A model with its tokenizer and template: read from where a user keeps it, and written as one directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from steep.engines.locate import find_model
 from steep.errors import ModelError, SteepError
 from steep.models import weights
+from steep.models.gguf import load_gguf, open_gguf
 from steep.models.transformer import Transformer
-from steep.tokens import Template
-
-STAGES = ("rl", "sft", "pretrain")  # of a run, the last that is finished is meant
+from steep.models.vocabulary import with_new_tokens
+from steep.tokens import THINK, Template, derive, load_template, spare_tokens
+from steep.tokens.gguf import from_gguf
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,9 @@ class LoadedModel:
     model: Transformer
     template: Template
     path: Path
+    """A directory or a GGUF file."""
+    name: str
+    """What reports call it: `nano/rl` for the model of a run's stage, otherwise as its files are called."""
 
 
 def save_model(directory: Path, model: Transformer, template: Template) -> None:
@@ -27,17 +32,38 @@ def save_model(directory: Path, model: Transformer, template: Template) -> None:
 
 
 def load_model(name: str | Path) -> LoadedModel:
-    """The model that `name` means: a run directory, a stage of one, or a Hugging Face directory."""
-    directory = find_model(Path(name))
-    model = weights.load(directory)
-    template = Template.load(directory)
+    """The model that `name` means; see `find_model` for what may be named."""
+    found = find_model(name)
+    if found.path.is_dir():
+        model, template = weights.load(found.path), load_template(found.path)
+    else:
+        file = open_gguf(found.path)
+        tokenizer = from_gguf(file.metadata, str(found.path))
+        config = derive(tokenizer, file.metadata.get("tokenizer.chat_template"), str(found.path))
+        model, template = load_gguf(file), Template(tokenizer, config)
     if template.tokenizer.vocab_size > model.config.vocab_size:
         raise ModelError(
-            f"the tokenizer in {directory} has {template.tokenizer.vocab_size} tokens, its model only "
+            f"the tokenizer in {found.path} has {template.tokenizer.vocab_size} tokens, its model only "
             f"{model.config.vocab_size}",
             "one of the two files is from another model",
         )
-    return LoadedModel(model, template, directory)
+    return LoadedModel(model, template, found.path, found.name)
+
+
+def with_thought(loaded: LoadedModel, seed: int) -> LoadedModel:
+    """The model with a thought section: its own, or one that it has yet to learn to use.
+
+    The tokens that open and close a new one are two that the tokenizer keeps in reserve, else `<think>` and `</think>`,
+    added to tokenizer and model.
+    """
+    template = loaded.template
+    if template.think_close_id is not None:
+        return loaded
+    opening, close = spare_tokens(template.tokenizer) or THINK
+    tokenizer = template.tokenizer.extended([opening, close])
+    model = with_new_tokens(loaded.model, [tokenizer.control(opening), tokenizer.control(close)], seed)
+    config = replace(template.config, think_open=opening, think_close=close)
+    return replace(loaded, model=model, template=Template(tokenizer, config))
 
 
 def find_device(name: str) -> torch.device:
@@ -49,16 +75,3 @@ def find_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise SteepError(f"there is no device {name!r} here", "choose auto, cpu or a GPU that is there") from error
-
-
-def find_model(path: Path) -> Path:
-    candidates = [path, path / "model", *(path / stage / "model" for stage in STAGES)]
-    for candidate in candidates:
-        if (candidate / "config.json").is_file():
-            return candidate
-    if not path.exists():
-        raise ModelError(f"there is no model at {path}", "name a run (runs/nano), a stage of one, or a model directory")
-    raise ModelError(
-        f"{path} holds no model yet: no config.json in it or in {', '.join(f'{s}/model' for s in STAGES)}",
-        "a run has a model when its first stage is finished; see `steep runs show`",
-    )
