@@ -1,6 +1,6 @@
 """What samples rollouts from weights, and where the weights of a model are found."""
 
-from steep.engines.directory import LoadedModel, find_device, load_model, save_model, with_thought
+from steep.engines.directory import LoadedModel, find_device, load_model, save_model, save_model_gguf, with_thought
 from steep.engines.locate import Found, find_model
 from steep.engines.native import NativeConfig, NativeEngine
 
@@ -13,5 +13,6 @@ __all__ = [
     "find_model",
     "load_model",
     "save_model",
+    "save_model_gguf",
     "with_thought",
 ]

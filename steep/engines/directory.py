@@ -8,11 +8,14 @@ import torch
 from steep.engines.locate import find_model
 from steep.errors import ModelError, SteepError
 from steep.models import weights
-from steep.models.gguf import load_gguf, open_gguf
+from steep.models.gguf import GgufFile, load_gguf, open_gguf, save_gguf
 from steep.models.transformer import Transformer
 from steep.models.vocabulary import with_new_tokens
-from steep.tokens import THINK, Template, derive, load_template, spare_tokens
-from steep.tokens.gguf import from_gguf
+from steep.tokens import THINK, Template, TemplateConfig, derive, load_template, spare_tokens
+from steep.tokens.gguf import from_gguf, to_gguf
+
+CHAT_TEMPLATE, TEMPLATE = "tokenizer.chat_template", "steep.template"
+"""Keys of a GGUF file: the model's conversations in Jinja, and as a `TemplateConfig`."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,23 @@ class LoadedModel:
     """What reports call it: `nano/rl` for the model of a run's stage, otherwise as its files are called."""
 
 
-def save_model(directory: Path, model: Transformer, template: Template) -> None:
+def save_model(directory: Path, model: Transformer, template: Template, dtype: torch.dtype = torch.float32) -> None:
     """A Hugging Face directory with steep's template and efforts beside the weights."""
     template.save(directory)
-    weights.save(model, directory, eos_token_ids=sorted(template.end_ids), pad_token_id=template.pad_id)
+    weights.save(model, directory, eos_token_ids=sorted(template.end_ids), pad_token_id=template.pad_id, dtype=dtype)
+
+
+def save_model_gguf(path: Path, model: Transformer, template: Template, stored: str = "F32") -> None:
+    """A GGUF file with the tokenizer, a chat template for other programs, and steep's template and efforts."""
+    tokenizer, config = template.tokenizer, template.config
+    metadata = {
+        **to_gguf(tokenizer, model.config.vocab_size),
+        "tokenizer.ggml.eos_token_id": tokenizer.control(config.end[0]),
+        "tokenizer.ggml.padding_token_id": template.pad_id,
+        CHAT_TEMPLATE: template.chat_template(),
+        TEMPLATE: config.to_json().decode(),
+    }
+    save_gguf(model, path, metadata, stored)
 
 
 def load_model(name: str | Path) -> LoadedModel:
@@ -38,9 +54,7 @@ def load_model(name: str | Path) -> LoadedModel:
         model, template = weights.load(found.path), load_template(found.path)
     else:
         file = open_gguf(found.path)
-        tokenizer = from_gguf(file.metadata, str(found.path))
-        config = derive(tokenizer, file.metadata.get("tokenizer.chat_template"), str(found.path))
-        model, template = load_gguf(file), Template(tokenizer, config)
+        model, template = load_gguf(file), _template_in(file)
     if template.tokenizer.vocab_size > model.config.vocab_size:
         raise ModelError(
             f"the tokenizer in {found.path} has {template.tokenizer.vocab_size} tokens, its model only "
@@ -48,6 +62,15 @@ def load_model(name: str | Path) -> LoadedModel:
             "one of the two files is from another model",
         )
     return LoadedModel(model, template, found.path, found.name)
+
+
+def _template_in(file: GgufFile) -> Template:
+    """The template in a GGUF file: steep's own, or that which the tokenizer speaks."""
+    tokenizer = from_gguf(file.metadata, str(file.path))
+    own = file.metadata.get(TEMPLATE)
+    if own is not None:
+        return Template(tokenizer, TemplateConfig.from_json(own, f"{TEMPLATE} in {file.path}"))
+    return Template(tokenizer, derive(tokenizer, file.metadata.get(CHAT_TEMPLATE), str(file.path)))
 
 
 def with_thought(loaded: LoadedModel, seed: int) -> LoadedModel:

@@ -1,8 +1,8 @@
 """Models in GGUF files: shape, weights and tokenizer in one file, as llama.cpp and its kin have them.
 
-`open_gguf` reads what the file says of itself, `load_gguf` makes the decoder. Weights that were quantized are expanded
-to the fp32 values that they stand for. The tokenizer is in the metadata, for `tokens.gguf`. What the decoder cannot
-compute is refused with a `ModelError`, never ignored.
+`open_gguf` reads what the file says of itself, `load_gguf` makes the decoder, `save_gguf` writes one. Weights that were
+quantized are expanded to the fp32 values that they stand for. The tokenizer is in the metadata, for `tokens.gguf`. What
+the decoder cannot compute is refused with a `ModelError`, never ignored.
 
 The `gguf` package, an extra, reads the container and expands the blocks. Names and layout are those that llama.cpp's
 convert_hf_to_gguf.py writes.
@@ -11,7 +11,7 @@ convert_hf_to_gguf.py writes.
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from steep.errors import ModelError, SteepError
 from steep.models.families import FAMILIES, SUPPORTED, from_hugging_face
 from steep.models.transformer import ModelConfig, Transformer, rope_frequencies
-from steep.models.weights import REFETCH, disk_tensors, unfilled
+from steep.models.weights import REFETCH, disk_tensors, unfilled, write_whole
 
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -40,6 +40,9 @@ LAYER_NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 """Modules of a layer as Hugging Face has them, and in GGUF."""
+SCALING_NAMES = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
+STORED = ("F32", "F16", "BF16", "Q8_0")
+"""Ways of writing numbers. Others can be read, but are made better by llama.cpp's own program."""
 LONGEST_CONTEXT = 2**22
 """More is no model, but a damaged number."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192.0}
@@ -109,6 +112,39 @@ def load_gguf(file: GgufFile) -> Transformer:
     return model
 
 
+def save_gguf(model: Transformer, path: Path, metadata: Mapping[str, Any], stored: str = "F32") -> None:
+    """Write `model` so that `load_gguf` and llama.cpp read it. `metadata` are those of its tokenizer.
+
+    `stored` is how the numbers of matrices are written, one of `STORED`; vectors are always F32. The file is written
+    under a temporary name and renamed when it is whole.
+    """
+    gguf = _package(path)
+    kind = gguf.GGMLQuantizationType[stored]
+    arrays = {gguf_name(name): t.cpu() for name, t in _with_neighbours(model).items()} | _rope_factors(model.config)
+    block, _ = gguf.GGML_QUANT_SIZES[kind]
+    if narrow := next((name for name, t in arrays.items() if t.dim() > 1 and t.shape[1] % block), None):
+        raise ModelError(
+            f"tensor {narrow} has rows of {arrays[narrow].shape[1]} numbers, and {stored} needs multiples of {block}",
+            "store the model as F32, F16 or BF16",
+        )
+
+    def write(temporary: Path) -> None:
+        writer = gguf.GGUFWriter(temporary, model.config.family)
+        writer.add_file_type(gguf.LlamaFileType["ALL_F32" if stored == "F32" else f"MOSTLY_{stored}"])
+        for key, value in (_description(model.config) | dict(metadata)).items():
+            _add(writer, key, value)
+        for name, values in arrays.items():
+            own = kind if values.dim() > 1 else gguf.GGMLQuantizationType.F32
+            writer.add_tensor(name, gguf.quants.quantize(values.numpy(), own), raw_dtype=own)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, write)
+
+
 def config_of(file: GgufFile) -> ModelConfig:
     """The shape of the model in a file. Raises `ModelError` for what the decoder does not have."""
     family: Any = file.metadata.get("general.architecture")
@@ -168,6 +204,73 @@ def halves(rows: Tensor, heads: int) -> Tensor:
     return rows.view(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
+def _with_neighbours(model: Transformer) -> dict[str, Tensor]:
+    """The tensors of a model under their Hugging Face names, with rows in GGUF's order (see `halves`)."""
+    tensors = disk_tensors(model)
+    for name, rows in tensors.items():
+        if heads := rotated_heads(model.config, name):
+            pairs = rows.view(heads, 2, -1, *rows.shape[1:]).transpose(1, 2)
+            tensors[name] = pairs.reshape(rows.shape)
+    return tensors
+
+
+def _description(config: ModelConfig) -> dict[str, Any]:
+    """The metadata from which `config_of` reads the config."""
+    at = config.family
+    scaling = dict(config.rope_scaling or {})
+    values: dict[str, Any] = {
+        f"{at}.vocab_size": config.vocab_size,
+        f"{at}.block_count": config.num_layers,
+        f"{at}.context_length": config.max_positions,
+        f"{at}.embedding_length": config.hidden_size,
+        f"{at}.feed_forward_length": config.intermediate_size,
+        f"{at}.attention.head_count": config.num_heads,
+        f"{at}.attention.head_count_kv": config.num_kv_heads,
+        f"{at}.attention.key_length": config.head_dim,
+        f"{at}.attention.value_length": config.head_dim,
+        f"{at}.attention.layer_norm_rms_epsilon": config.norm_eps,
+        f"{at}.rope.dimension_count": config.head_dim,
+        f"{at}.rope.freq_base": config.rope_theta,
+    }
+    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
+    if kind in ("default", "llama3"):  # the latter is a table of factors
+        return values
+    if unknown := sorted(scaling.keys() - SCALING_NAMES.keys()):
+        raise ModelError(f"GGUF has no place for {', '.join(unknown)} of rope_type {kind}", "export the model as hf")
+    values[f"{at}.rope.scaling.type"] = kind
+    for key, value in scaling.items():
+        number = int(value) if key == "original_max_position_embeddings" else float(value)
+        values[f"{at}.rope.scaling.{SCALING_NAMES[key]}"] = number
+    return values
+
+
+def _rope_factors(config: ModelConfig) -> dict[str, Tensor]:
+    """Llama 3's scaling, as the table of factors that GGUF has for it."""
+    scaling = config.rope_scaling
+    if scaling is None or scaling.get("rope_type") != "llama3":
+        return {}
+    if any(scaling.get(key) != value for key, value in LLAMA3.items()):
+        raise ModelError("GGUF has no place for settings of rope_type llama3 that are not Llama 3's", "export it as hf")
+    plain, _ = rope_frequencies(replace(config, rope_scaling=None))
+    scaled, _ = rope_frequencies(config)
+    return {ROPE_FACTORS: plain / scaled}
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    """Add an entry of metadata in the type that llama.cpp expects of a Python value."""
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, value)
+
+
 def _vocabulary(file: GgufFile, family: str) -> int:
     """Rows of the embedding, where everything that the file says of its vocabulary agrees on them."""
     rows = int(file.stored[EMBEDDING].shape[-1])
@@ -208,7 +311,7 @@ def _rope_scaling(file: GgufFile, family: str, head_dim: int, theta: float) -> d
     kind = given.pop("type", "none")
     if kind == "none":
         return None
-    names = {"factor": "factor", "original_context_length": "original_max_position_embeddings"}
+    names = {gguf: ours for ours, gguf in SCALING_NAMES.items()}
     return {"rope_type": kind, **{names.get(key, key): value for key, value in given.items()}}
 
 
@@ -240,10 +343,7 @@ def _shortest(value: float) -> float:
 
 def _reader(path: Path) -> Any:
     """The package's reader of a file, made to stop at the file's end."""
-    try:
-        GGUFReader: Any = importlib.import_module("gguf").GGUFReader
-    except ImportError:
-        raise SteepError(f"{path} needs the gguf package, which is missing", "pip install 'steep[gguf]'") from None
+    GGUFReader: Any = _package(path).GGUFReader
 
     class Reader(GGUFReader):  # type: ignore[misc]
         """Past the end the package goes on with empty arrays: for ever, if a length is damaged."""
@@ -254,3 +354,10 @@ def _reader(path: Path) -> Any:
             return super()._get(offset, dtype, count, override_order)
 
     return Reader(path)
+
+
+def _package(path: Path) -> Any:
+    try:
+        return importlib.import_module("gguf")
+    except ImportError:
+        raise SteepError(f"{path} needs the gguf package, which is missing", "pip install 'steep[gguf]'") from None

@@ -62,7 +62,7 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     _write_json(directory / CONFIG, config)
     _write_json(directory / GENERATION, generation)
-    _write(directory / WEIGHTS, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    write_whole(directory / WEIGHTS, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
 
 
 def load(directory: Path) -> Transformer:
@@ -207,7 +207,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` make a file under a temporary name, and rename it to `path` when it is safe on disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -223,7 +223,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    _write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -5,6 +5,7 @@ spaces would get other ids than those that the model was trained on.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +76,43 @@ def from_gguf(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     if alien := next((merge for merge in merges if merge.replace(" ", "", 1) not in known), None):
         raise ModelError(f"{where}: the merge {alien!r} gives no token", "the file is damaged: get it again")
     return _tokenizer(tokens, kinds, merges, CUTS[cut])
+
+
+def to_gguf(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
+    """The metadata from which `from_gguf` makes the tokenizer, filled up to a vocabulary of `size` tokens."""
+    spec = tokenizer.spec
+    cut = next((name for name, cut in CUTS.items() if _plain(cut) == _plain(spec | spec["model"])), None)
+    if cut is None:
+        raise ModelError("GGUF has no name for the way in which the tokenizer cuts text", "export the model as hf")
+    tokens = {id: token for token, id in spec["model"]["vocab"].items()}
+    added = {token["id"]: token for token in spec["added_tokens"]}
+    tokens |= {id: token["content"] for id, token in added.items()}
+
+    def kind(id: int) -> int:
+        if id not in tokens:
+            return UNUSED
+        return NORMAL if id not in added else CONTROL if added[id]["special"] else USER_DEFINED
+
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in spec["model"]["merges"]]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": cut,
+        "tokenizer.ggml.tokens": [tokens.get(id, f"[PAD{id}]") for id in range(size)],
+        "tokenizer.ggml.token_type": [kind(id) for id in range(size)],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+
+
+def _plain(cut: Mapping[str, Any]) -> str:
+    """How text is cut, for comparing: without what only concerns the places of tokens in it."""
+    parts = {
+        "normalizer": cut.get("normalizer"),
+        "pre_tokenizer": cut["pre_tokenizer"],
+        "ignore_merges": bool(cut.get("ignore_merges")),
+    }
+    return re.sub(r'"trim_offsets": (true|false)', "", json.dumps(parts, sort_keys=True))
 
 
 def _tokenizer(tokens: list[str], kinds: list[int], merges: list[str], cut: Mapping[str, Any]) -> Tokenizer:

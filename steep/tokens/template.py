@@ -97,6 +97,21 @@ class TemplateConfig:
             raise ConfigError(f"unknown efforts: {', '.join(unknown)}", f"name them {', '.join(EFFORTS)}")
         _check_lengths(self.answer, *self.efforts.values())
 
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> "TemplateConfig":
+        """The config that `to_json` wrote; `where` is for errors."""
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            entry = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ModelError(
+                f"{where} cannot be used: {entry}: {first['msg']}", "mend this entry, or copy the file again"
+            ) from error
+
+    def to_json(self) -> bytes:
+        return TypeAdapter(TemplateConfig).dump_json(self, indent=2)
+
     def turn(self, role: Role) -> Turn:
         return {"system": self.system, "user": self.user, "assistant": self.assistant}[role]
 
@@ -185,14 +200,7 @@ class Template:
                 f"{directory} has no {FILE}, which says how conversations are written for the model",
                 "for a ChatML model, write it with Template(Tokenizer.load(directory), chatml()).save(directory)",
             )
-        try:
-            config = TypeAdapter(TemplateConfig).validate_json(file.read_bytes(), strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise ModelError(
-                f"{file} cannot be used: {where}: {first['msg']}", "mend this entry, or copy the file again"
-            ) from error
+        config = TemplateConfig.from_json(file.read_bytes(), str(file))
         return cls(Tokenizer.load(directory), config)
 
     def save(self, directory: Path) -> None:
@@ -203,7 +211,7 @@ class Template:
             "chat_template": self.chat_template(),
         }
         self.tokenizer.save(directory, settings)
-        (directory / FILE).write_bytes(TypeAdapter(TemplateConfig).dump_json(self.config, indent=2) + b"\n")
+        (directory / FILE).write_bytes(self.config.to_json() + b"\n")
 
     def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt to answer `messages`. It ends where the model starts: in the thought, if it has one."""

@@ -62,6 +62,12 @@ class Tokenizer:
         self.vocab_size = max([*self._bytes, *self.control_ids]) + 1
         """Rows that an embedding needs: the largest id + 1."""
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What its `tokenizer.json` holds."""
+        parsed: dict[str, Any] = json.loads(self._spec)
+        return parsed
+
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, control: Sequence[str]) -> "Tokenizer":
         """A tokenizer of `control` (ids from 0 on, in this order), the 256 bytes, and merges learnt from `texts`.
@@ -108,7 +114,7 @@ class Tokenizer:
 
     def extended(self, control: Sequence[str]) -> "Tokenizer":
         """This tokenizer with further control tokens, at the ids from `vocab_size` on; those that it has are kept."""
-        parsed = json.loads(self._spec)
+        parsed = self.spec
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         new = [name for name in control if name not in self._control]
         parsed["added_tokens"] += [

@@ -11,7 +11,7 @@ import torch
 
 from steep.errors import ModelError, SteepError
 from steep.models import ModelConfig, PackedAttention, Transformer, initialise, packed_positions
-from steep.models.gguf import config_of, gguf_name, load_gguf, open_gguf
+from steep.models.gguf import STORED, config_of, gguf_name, load_gguf, open_gguf, save_gguf
 from steep.models.weights import disk_tensors
 
 gguf = pytest.importorskip("gguf", reason="needs the [gguf] extra")
@@ -327,3 +327,59 @@ def test_without_the_package(path, monkeypatch):
 def test_names():
     assert gguf_name("model.layers.11.self_attn.k_norm.weight") == "blk.11.attn_k_norm.weight"
     assert gguf_name("model.embed_tokens.weight") == "token_embd.weight"
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+WRITTEN = CONFIGS | {
+    "llama3": dataclasses.replace(
+        LLAMA, rope_theta=500_000.0, rope_scaling={**LLAMA3, "original_max_position_embeddings": 8192}
+    )
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_saved_comes_back(name, path):
+    model = random_model(WRITTEN[name])
+    save_gguf(model, path, {"tokenizer.ggml.add_bos_token": False})
+    file = open_gguf(path)
+    assert file.metadata["tokenizer.ggml.add_bos_token"] is False
+    for name, array in tensors(model).items():
+        assert torch.equal(file.tensor(name), torch.from_numpy(array)), name
+    loaded = load_gguf(file)
+    assert loaded.config == model.config
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+    assert torch.equal(logits(loaded), logits(model))
+    assert [each.name for each in path.parent.iterdir()] == ["model.gguf"]
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_numbers_are_stored_as_asked(stored, path):
+    model = random_model(LLAMA)
+    save_gguf(model, path, {}, stored)
+    records = open_gguf(path).stored
+    assert {records[name].tensor_type.name for name in records if records[name].data.ndim > 1} == {stored}
+    assert records["output_norm.weight"].tensor_type.name == "F32"
+    error = {"F32": 0, "F16": 2**-11, "BF16": 2**-8, "Q8_0": 1 / 127}[stored]
+    for name, tensor in disk_tensors(load_gguf(open_gguf(path))).items():
+        original = disk_tensors(model)[name]
+        assert (tensor - original).abs().max() <= error * original.abs().max(), name
+
+
+def test_rows_too_narrow_for_blocks(path):
+    with pytest.raises(ModelError, match="has rows of 48 numbers, and Q8_0 needs multiples of 32"):
+        save_gguf(random_model(dataclasses.replace(LLAMA, intermediate_size=48)), path, {}, "Q8_0")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 4.0, "beta_fast": 8.0},
+        {**LLAMA3, "original_max_position_embeddings": 32},
+    ],
+    ids=lambda scaling: scaling["rope_type"],
+)
+def test_settings_that_gguf_has_no_place_for(scaling, path):
+    with pytest.raises(ModelError, match="GGUF has no place for"):
+        save_gguf(random_model(dataclasses.replace(LLAMA, rope_scaling=scaling)), path, {})
+    assert not path.exists()

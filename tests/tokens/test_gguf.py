@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from steep.errors import ModelError
 from steep.tokens import Tokenizer
-from steep.tokens.gguf import CUTS, from_gguf
+from steep.tokens.gguf import CUTS, from_gguf, to_gguf
 from steep.tokens.tokenizer import BYTES
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -164,3 +164,33 @@ def test_refused(changes, said):
     assert said in caught.value.message
     assert caught.value.message.startswith("some/model.gguf")
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("pre", CUTS)
+def test_there_and_back(pre):
+    metadata = described(pre)
+    size = len(metadata["tokenizer.ggml.tokens"])
+    metadata["tokenizer.ggml.tokens"] += ["<think>", "[PAD]"]
+    metadata["tokenizer.ggml.token_type"] += [4, 3]
+    tokenizer = from_gguf(metadata, "a file")
+    back = to_gguf(tokenizer, size + 3)
+    assert back["tokenizer.ggml.tokens"] == [*metadata["tokenizer.ggml.tokens"], f"[PAD{size + 2}]"]
+    assert back["tokenizer.ggml.token_type"] == [*metadata["tokenizer.ggml.token_type"], 5]
+    assert back["tokenizer.ggml.merges"] == metadata["tokenizer.ggml.merges"]
+    again = from_gguf(back, "a file")
+    for text in ("it's 2024,\n\n  3.14 naïve 数学 🙂", " the   cat"):
+        assert again.encode(text) == tokenizer.encode(text)
+
+
+def test_a_tokenizer_of_our_own_has_a_name():
+    ours = Tokenizer.train(CORPUS, 420, CONTROL)
+    metadata = to_gguf(ours, ours.vocab_size)
+    assert metadata["tokenizer.ggml.pre"] == "smollm"
+    assert from_gguf(metadata, "a file").encode("the 2024\n") == ours.encode("the 2024\n")
+
+
+def test_a_way_of_cutting_that_has_no_name():
+    spec = Tokenizer.train(CORPUS, 420, CONTROL).spec
+    spec["normalizer"] = {"type": "NFKC"}
+    with pytest.raises(ModelError, match="GGUF has no name"):
+        to_gguf(Tokenizer(json.dumps(spec)), 420)
