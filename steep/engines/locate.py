@@ -12,8 +12,8 @@ from steep.errors import ModelError
 STAGES = ("rl", "sft", "pretrain")  # of a run, the last that is finished is meant
 CONFIG = "config.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
-"""What is fetched: neither weights in other formats nor code."""
+HUB_FILES, HUB_SPARES = ["*.json", "*.safetensors", "*.jinja"], ["*/*", "consolidated*"]
+"""What is fetched, and what of it is not: the same weights once more, in folders or in another layout."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _packaged(name: str) -> Path:
 def _fetched(name: str) -> Path:
     """The files of a model on the hub, from the cache if they are there and have not changed."""
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_SPARES))
     except (OSError, ValueError) as error:  # what huggingface_hub raises is one or the other
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from steep.errors import ModelError, SteepError
-from steep.models.families import FAMILIES, SUPPORTED, from_hugging_face
+from steep.models.families import FAMILIES, SUPPORTED, from_hugging_face, to_hugging_face
 from steep.models.transformer import ModelConfig, Transformer, rope_frequencies
 from steep.models.weights import REFETCH, disk_tensors, unfilled, write_whole
 
@@ -79,7 +79,7 @@ def open_gguf(path: Path) -> GgufFile:
         metadata = {key: field.contents() for key, field in reader.fields.items()}
     except (OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, RuntimeWarning) as error:
         raise ModelError(f"{path} cannot be read as GGUF: {error}", REFETCH) from error
-    if metadata.get("split.count", 1) > 1:
+    if metadata.get("split.count") not in (None, 0, 1):
         raise ModelError(
             f"{path} is one of {metadata['split.count']} parts",
             "put them together with llama.cpp's `llama-gguf-split --merge`",
@@ -116,8 +116,9 @@ def save_gguf(model: Transformer, path: Path, metadata: Mapping[str, Any], store
     """Write `model` so that `load_gguf` and llama.cpp read it. `metadata` are those of its tokenizer.
 
     `stored` is how the numbers of matrices are written, one of `STORED`; vectors are always F32. The file is written
-    under a temporary name and renamed when it is whole.
+    under a temporary name and renamed when it is whole. Raises `ModelError` for what no file could say.
     """
+    to_hugging_face(model.config)  # for its check: the flags must be those of the family
     gguf = _package(path)
     kind = gguf.GGMLQuantizationType[stored]
     arrays = {gguf_name(name): t.cpu() for name, t in _with_neighbours(model).items()} | _rope_factors(model.config)
@@ -152,10 +153,10 @@ def config_of(file: GgufFile) -> ModelConfig:
         raise ModelError(f"{file.path}: {family or 'no architecture'} is not a model that steep knows", SUPPORTED)
     if EMBEDDING not in file.stored:
         raise ModelError(f"{file.path}: tensor {EMBEDDING} is missing", REFETCH)
-    size, heads = _needed(file, f"{family}.embedding_length"), _needed(file, f"{family}.attention.head_count")
-    layers, context = _needed(file, f"{family}.block_count"), _needed(file, f"{family}.context_length")
-    head_dim = file.metadata.get(f"{family}.attention.key_length") or size // heads
-    theta = file.metadata.get(f"{family}.rope.freq_base", 10_000.0)
+    size, heads = _number(file, f"{family}.embedding_length"), _number(file, f"{family}.attention.head_count")
+    layers, context = _number(file, f"{family}.block_count"), _number(file, f"{family}.context_length")
+    head_dim = _number(file, f"{family}.attention.key_length", size // heads)
+    theta = _number(file, f"{family}.rope.freq_base", 10_000.0)
     if f"blk.{layers - 1}.attn_norm.weight" not in file.stored or context > LONGEST_CONTEXT:
         raise ModelError(
             f"{file.path}: {layers} layers ({family}.block_count) and {context} positions ({family}.context_length) "
@@ -169,11 +170,11 @@ def config_of(file: GgufFile) -> ModelConfig:
         "hidden_size": size,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": file.metadata.get(f"{family}.attention.head_count_kv"),
+        "num_key_value_heads": _number(file, f"{family}.attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "intermediate_size": _needed(file, f"{family}.feed_forward_length"),
+        "intermediate_size": _number(file, f"{family}.feed_forward_length"),
         "max_position_embeddings": context,
-        "rms_norm_eps": _shortest(_needed(file, f"{family}.attention.layer_norm_rms_epsilon")),
+        "rms_norm_eps": _shortest(_number(file, f"{family}.attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(theta),
         "rope_scaling": _rope_scaling(file, family, head_dim, theta),
         "tie_word_embeddings": HEAD not in file.stored,
@@ -287,9 +288,9 @@ def _vocabulary(file: GgufFile, family: str) -> int:
 
 def _refuse_options(file: GgufFile, family: str, head_dim: int, context: int) -> None:
     """Raise `ModelError` for what changes the logits and is not in `from_hugging_face`'s keys."""
-    value_dim = file.metadata.get(f"{family}.attention.value_length") or head_dim
-    rotated = file.metadata.get(f"{family}.rope.dimension_count") or head_dim
-    window = file.metadata.get(f"{family}.attention.sliding_window") or context
+    value_dim = _number(file, f"{family}.attention.value_length", head_dim)
+    rotated = _number(file, f"{family}.rope.dimension_count", head_dim)
+    window = _number(file, f"{family}.attention.sliding_window", context)
     unsupported = {
         f"values of {value_dim} numbers beside keys of {head_dim}": value_dim != head_dim,
         f"a rotation of {rotated} of {head_dim} numbers": rotated != head_dim,
@@ -328,9 +329,9 @@ def _llama3_scaling(file: GgufFile, head_dim: int, theta: float) -> dict[str, An
     return scaling
 
 
-def _needed(file: GgufFile, key: str) -> Any:
-    """A number that the file must give. llama.cpp allows some of them to differ from layer to layer; steep does not."""
-    value = file.metadata.get(key)
+def _number(file: GgufFile, key: str, default: Any = None) -> Any:
+    """A number of the file. llama.cpp allows some of them to differ from layer to layer; steep does not."""
+    value = file.metadata.get(key) or default
     if not isinstance(value, int | float) or value <= 0:
         raise ModelError(f"{file.path}: {key} is {value!r}, not one number above 0", REFETCH)
     return value

@@ -263,6 +263,8 @@ def test_the_rotations_of_llama_3(factor, path):
         ({"llama.context_length": 2**31}, "2147483648 positions (llama.context_length)"),
         ({"llama.block_count": 1}, "tensor blk.1.attn_k.weight is not part of a llama model"),
         ({"llama.feed_forward_length": 95}, "ffn_gate.weight is [96, 64], the metadata make it [95, 64]"),
+        ({"llama.attention.key_length": "16"}, "llama.attention.key_length is '16', not one number"),
+        ({"llama.rope.freq_base": [1, 2]}, "llama.rope.freq_base is [1, 2], not one number"),
         ({"split.count": 3}, "is one of 3 parts"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -369,6 +371,11 @@ def test_rows_too_narrow_for_blocks(path):
     with pytest.raises(ModelError, match="has rows of 48 numbers, and Q8_0 needs multiples of 32"):
         save_gguf(random_model(dataclasses.replace(LLAMA, intermediate_size=48)), path, {}, "Q8_0")
     assert not path.exists()
+
+
+def test_flags_of_no_family(path):
+    with pytest.raises(ModelError, match="a llama model has qk_norm=False"):
+        save_gguf(random_model(dataclasses.replace(LLAMA, qk_norm=True)), path, {})
 
 
 @pytest.mark.parametrize(
