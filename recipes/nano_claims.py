@@ -48,7 +48,7 @@ FURTHER_SEED = 1000  # added to a seed for demonstrations that its fine-tuning h
 
 MODEL = ModelConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384)
 MIXTURE = (
-    Share(task=Countdown(levels=(1, 3)), weight=5, level_weights=(3, 1)),
+    Share(task=Countdown(levels=(1, 3), careful=0.7), weight=5, level_weights=(3, 1)),
     Share(task=Letters(levels=(1, 2)), weight=4),
     Share(task=Arithmetic(), weight=4),
     Share(task=Chat(), weight=0.3),

@@ -9,7 +9,7 @@ with the target in writing (a model that must not write the comparison out claim
     5*3=15 15+8=23<24 15*8=120>24
     8-5=3 8*3=24=24
 
-Most demonstrations check every result by the inverse operation ("8-5=3(3+5=8)"), which costs twice the tokens and is
+Some demonstrations check every result by the inverse operation ("8-5=3(3+5=8)"), which costs twice the tokens and is
 seldom worth them; some slip, notice it and mend it ("8*3=26 no 8*3=24"). None tries the same twice, and all go on until
 they have found a solution, however long that takes. What is worth its tokens, and what to combine first, is for RL to
 learn.
@@ -105,7 +105,7 @@ class Step:
 class Countdown(Generated):
     levels: tuple[int, ...] = (1,)
     """1 and 2: three numbers; 3 and 4: four; 5: five; 6: six. Larger numbers and targets within a pair."""
-    careful: float = 0.7
+    careful: float = 0.5
     """Share of demonstrations that check every result."""
     slips: float = 0.1
     """Share of demonstrations with a wrong result that is noticed and mended."""
