@@ -5,18 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from steep.cli import main
 from steep.cli.arguments import split_overrides
 from steep.cli.chat import Conversation, Reply
 from steep.cli.entry import explain
-from steep.engines import load_model
+from steep.engines import load_model, save_model
 from steep.errors import SteepError
+from steep.models import PackedAttention
 from steep.runs import Run, Stage
 from steep.runs import files as files_module
+from steep.tokens import Template
+from steep.types import Message
 
 TINY = str(Path(__file__).parent / "recipes" / "tiny.py")
 ONE_STAGE = ["--pretrain", "none", "--rl", "none"]
@@ -81,7 +86,7 @@ def test_help_comes_without_torch():
     assert "steep train recipes/nano.py" in loaded.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "eval", "tasks", "report", "chat", "runs", "doctor"])
+@pytest.mark.parametrize("command", ["train", "resume", "eval", "tasks", "report", "chat", "export", "runs", "doctor"])
 def test_every_command_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -371,7 +376,56 @@ def test_doctor_checks_the_machine(elsewhere, capsys):
     assert all(check["status"] == "ok" or check["fix"] for check in checks.values())
 
 
+# Export
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model.logits(model(ids, torch.arange(len(ids)), PackedAttention([len(ids)])))
+
+
+def test_a_model_is_exported_for_transformers(tiny, elsewhere, capsys):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert main(["export", str(tiny), "--to", "hf", "out", "--json"]) == 0
+    assert last_json(capsys) == {"model": "tiny/rl", "path": "out"}
+    loaded, other = load_model(tiny), AutoModelForCausalLM.from_pretrained("out")
+    asked = [{"role": "user", "content": "What is 2+3?"}]
+    ids = AutoTokenizer.from_pretrained("out").apply_chat_template(
+        asked, add_generation_prompt=True, return_dict=False, return_tensors="pt"
+    )[0]
+    assert tuple(ids.tolist()) == loaded.template.render([Message(**asked[0])])
+    with torch.no_grad():
+        torch.testing.assert_close(logits(loaded.model, ids), other(ids[None]).logits[0], atol=1e-4, rtol=0)
+    capsys.readouterr()  # transformers' progress
+    assert "out/config.json is there already" in failed(capsys, "export", str(tiny), "--to", "hf", "out")
+    told = failed(capsys, "export", str(tiny), "--to", "hf", "other", "--precision", "q8_0")
+    assert "no q8_0 weights" in told
+
+
+def test_a_model_is_exported_as_gguf_and_back(tiny, elsewhere, capsys):
+    pytest.importorskip("gguf", reason="needs the [gguf] extra")
+    assert main(["export", str(tiny), "--to", "gguf", "out", "--json"]) == 0
+    file = last_json(capsys)["path"]
+    assert file == "out/tiny-rl-F32.gguf"
+    before, after = load_model(tiny), load_model(file)
+    assert after.template.config == before.template.config
+    expected = before.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in after.model.state_dict().items())
+    assert main(["export", file, "--to", "gguf", "out", "--precision", "bf16"]) == 0
+    assert Path("out/tiny-rl-F32-BF16.gguf").stat().st_size < 0.8 * Path(file).stat().st_size
+
+
 # Chat
+
+
+def test_a_model_that_does_not_think_is_not_asked_to(tiny, elsewhere, capsys):
+    loaded = load_model(tiny)
+    silent = replace(loaded.template.config, think_open=None, think_close=None)
+    save_model(Path("silent"), loaded.model, Template(loaded.template.tokenizer, silent))
+    assert "silent has no thought section" in failed(capsys, "chat", "silent", "--budget", "8", "What is 2+3?")
+    assert main(["chat", "silent", "--effort", "none", "What is 2+3?", "--json"]) == 0
+    assert last_json(capsys)["thought_tokens"] == 0
 
 
 def test_chat_answers_an_argument(tiny, capsys):

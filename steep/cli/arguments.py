@@ -10,7 +10,7 @@ import steep
 from steep.errors import SteepError
 
 VERIFIER_HELP = "for a file: exact, number, math, choice or regex, where a line does not say (exact)"
-MODEL_HELP = "a run (runs/nano), a stage of one (runs/nano/sft) or a model directory"
+MODEL_HELP = "a run (runs/nano), a stage of one, a model directory, a GGUF file, smollm2, or owner/name on the hub"
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -63,6 +63,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     _tasks(commands)
     _report(commands)
     _chat(commands)
+    _export(commands)
     _runs(commands)
     _doctor(commands)
     return parser, commands.parsers
@@ -187,6 +188,7 @@ def _chat(commands: _Commands) -> None:
         "talk to a model and watch it think",
         "steep chat runs/nano",
         "steep chat runs/nano --budget 512 'Use 3, 5 and 8 to make 24.'",
+        "steep chat smollm2 --greedy 'What is the capital of France?'",
         "echo 'Use 3, 5 and 8 to make 24.' | steep chat runs/nano --effort high",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -196,6 +198,29 @@ def _chat(commands: _Commands) -> None:
     length.add_argument("--effort", metavar="NAME", help="a budget by its name: none minimal low medium high xhigh max")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token; otherwise temperature 1")
     parser.add_argument("--system", metavar="TEXT", help="what to tell the model before all else")
+
+
+def _export(commands: _Commands) -> None:
+    parser = commands.add(
+        "export",
+        "write a model for other programs, with its tokenizer and chat template",
+        "steep export runs/nano --to hf exported/nano",
+        "steep export runs/nano --to gguf exported --precision q8_0",
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("directory", metavar="DIR", type=Path, help="where to; made if it is not there")
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=("hf", "gguf"),
+        help="a Hugging Face directory (transformers, vLLM), or a GGUF file in DIR (llama.cpp and its kin)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("f32", "f16", "bf16", "q8_0"),
+        default="f32",
+        help="of the numbers of matrices (f32: as they are trained); q8_0, 8 bits, for GGUF only",
+    )
 
 
 def _runs(commands: _Commands) -> None:

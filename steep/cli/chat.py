@@ -150,6 +150,11 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def first_budget(template: Template, args: argparse.Namespace) -> Budget:
+    if template.think_close_id is None and (args.budget or args.effort not in (None, "none")):
+        raise SteepError(
+            f"{args.model} has no thought section: it answers at once",
+            "leave --budget and --effort away, or train it to think first (`start` in a recipe)",
+        )
     if args.budget is not None:
         return template.budget(args.budget)
     efforts = template.config.efforts

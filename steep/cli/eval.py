@@ -25,23 +25,16 @@ ROWS = 256
 def run(args: argparse.Namespace) -> Outcome:
     task = find_task(args.task, args.levels, args.verifier)
     loaded = load_model(args.model)
-    name = model_name(loaded.path)
     config = suite_config(args, loaded)
     problems = distinct(task, "test", config.problems)
     if not problems:
         raise SteepError(f"the task {task.name} has no problems in its test split", "choose other levels")
     engine = engine_for(loaded, problems, config.eval)
-    out = args.out or Path("runs/evals") / f"{name.replace('/', '-')}-{task.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = args.out or Path("runs/evals") / f"{loaded.name.replace('/', '-')}-{task.name}-{datetime.now():%Y%m%d-%H%M%S}"
     begin(out, {"model": str(loaded.path), "task": to_json(task), "config": to_json(config)})
-    cells = measure(Stage(out), name, engine, loaded.template, {task.name: task}, config)
+    cells = measure(Stage(out), loaded.name, engine, loaded.template, {task.name: task}, config)
     tell(cells, out)
     return Outcome(value={"out": out, "cells": cells})
-
-
-def model_name(path: Path) -> str:
-    """`nano/rl` for the model of a run's stage, otherwise the directory's name."""
-    path = path.resolve()
-    return f"{path.parent.parent.name}/{path.parent.name}" if path.name == "model" else path.name
 
 
 def suite_config(args: argparse.Namespace, loaded: LoadedModel) -> SuiteConfig:

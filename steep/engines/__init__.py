@@ -1,6 +1,18 @@
 """What samples rollouts from weights, and where the weights of a model are found."""
 
-from steep.engines.directory import LoadedModel, find_device, find_model, load_model, save_model
+from steep.engines.directory import LoadedModel, find_device, load_model, save_model, save_model_gguf, with_thought
+from steep.engines.locate import Found, find_model
 from steep.engines.native import NativeConfig, NativeEngine
 
-__all__ = ["LoadedModel", "NativeConfig", "NativeEngine", "find_device", "find_model", "load_model", "save_model"]
+__all__ = [
+    "Found",
+    "LoadedModel",
+    "NativeConfig",
+    "NativeEngine",
+    "find_device",
+    "find_model",
+    "load_model",
+    "save_model",
+    "save_model_gguf",
+    "with_thought",
+]

@@ -1,16 +1,21 @@
-"""A model with its tokenizer and template as one directory, and the ways in which a user may name it."""
+"""A model with its tokenizer and template: read from where a user keeps it, and written as one directory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from steep.engines.locate import find_model
 from steep.errors import ModelError, SteepError
 from steep.models import weights
+from steep.models.gguf import GgufFile, load_gguf, open_gguf, save_gguf
 from steep.models.transformer import Transformer
-from steep.tokens import Template
+from steep.models.vocabulary import with_new_tokens
+from steep.tokens import THINK, Template, TemplateConfig, derive, load_template, spare_tokens
+from steep.tokens.gguf import from_gguf, to_gguf
 
-STAGES = ("rl", "sft", "pretrain")  # of a run, the last that is finished is meant
+CHAT_TEMPLATE, TEMPLATE = "tokenizer.chat_template", "steep.template"
+"""Keys of a GGUF file: the model's conversations in Jinja, and as a `TemplateConfig`."""
 
 
 @dataclass(frozen=True)
@@ -18,26 +23,70 @@ class LoadedModel:
     model: Transformer
     template: Template
     path: Path
+    """A directory or a GGUF file."""
+    name: str
+    """What reports call it: `nano/rl` for the model of a run's stage, otherwise as its files are called."""
 
 
-def save_model(directory: Path, model: Transformer, template: Template) -> None:
+def save_model(directory: Path, model: Transformer, template: Template, dtype: torch.dtype = torch.float32) -> None:
     """A Hugging Face directory with steep's template and efforts beside the weights."""
     template.save(directory)
-    weights.save(model, directory, eos_token_ids=sorted(template.end_ids), pad_token_id=template.pad_id)
+    weights.save(model, directory, eos_token_ids=sorted(template.end_ids), pad_token_id=template.pad_id, dtype=dtype)
+
+
+def save_model_gguf(path: Path, model: Transformer, template: Template, stored: str = "F32") -> None:
+    """A GGUF file with the tokenizer, a chat template for other programs, and steep's template and efforts."""
+    tokenizer, config = template.tokenizer, template.config
+    metadata = {
+        **to_gguf(tokenizer, model.config.vocab_size),
+        "tokenizer.ggml.eos_token_id": tokenizer.control(config.end[0]),
+        "tokenizer.ggml.padding_token_id": template.pad_id,
+        CHAT_TEMPLATE: template.chat_template(),
+        TEMPLATE: config.to_json().decode(),
+    }
+    save_gguf(model, path, metadata, stored)
 
 
 def load_model(name: str | Path) -> LoadedModel:
-    """The model that `name` means: a run directory, a stage of one, or a Hugging Face directory."""
-    directory = find_model(Path(name))
-    model = weights.load(directory)
-    template = Template.load(directory)
+    """The model that `name` means; see `find_model` for what may be named."""
+    found = find_model(name)
+    if found.path.is_dir():
+        model, template = weights.load(found.path), load_template(found.path)
+    else:
+        file = open_gguf(found.path)
+        model, template = load_gguf(file), _template_in(file)
     if template.tokenizer.vocab_size > model.config.vocab_size:
         raise ModelError(
-            f"the tokenizer in {directory} has {template.tokenizer.vocab_size} tokens, its model only "
+            f"the tokenizer in {found.path} has {template.tokenizer.vocab_size} tokens, its model only "
             f"{model.config.vocab_size}",
             "one of the two files is from another model",
         )
-    return LoadedModel(model, template, directory)
+    return LoadedModel(model, template, found.path, found.name)
+
+
+def _template_in(file: GgufFile) -> Template:
+    """The template in a GGUF file: steep's own, or that which the tokenizer speaks."""
+    tokenizer = from_gguf(file.metadata, str(file.path))
+    own = file.metadata.get(TEMPLATE)
+    if own is not None:
+        return Template(tokenizer, TemplateConfig.from_json(own, f"{TEMPLATE} in {file.path}"))
+    return Template(tokenizer, derive(tokenizer, file.metadata.get(CHAT_TEMPLATE), str(file.path)))
+
+
+def with_thought(loaded: LoadedModel, seed: int) -> LoadedModel:
+    """The model with a thought section: its own, or one that it has yet to learn to use.
+
+    The tokens that open and close a new one are two that the tokenizer keeps in reserve, else `<think>` and `</think>`,
+    added to tokenizer and model.
+    """
+    template = loaded.template
+    if template.think_close_id is not None:
+        return loaded
+    opening, close = spare_tokens(template.tokenizer) or THINK
+    tokenizer = template.tokenizer.extended([opening, close])
+    model = with_new_tokens(loaded.model, [tokenizer.control(opening), tokenizer.control(close)], seed)
+    config = replace(template.config, think_open=opening, think_close=close)
+    return replace(loaded, model=model, template=Template(tokenizer, config))
 
 
 def find_device(name: str) -> torch.device:
@@ -49,16 +98,3 @@ def find_device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise SteepError(f"there is no device {name!r} here", "choose auto, cpu or a GPU that is there") from error
-
-
-def find_model(path: Path) -> Path:
-    candidates = [path, path / "model", *(path / stage / "model" for stage in STAGES)]
-    for candidate in candidates:
-        if (candidate / "config.json").is_file():
-            return candidate
-    if not path.exists():
-        raise ModelError(f"there is no model at {path}", "name a run (runs/nano), a stage of one, or a model directory")
-    raise ModelError(
-        f"{path} holds no model yet: no config.json in it or in {', '.join(f'{s}/model' for s in STAGES)}",
-        "a run has a model when its first stage is finished; see `steep runs show`",
-    )

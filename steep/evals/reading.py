@@ -11,7 +11,7 @@ from typing import Any
 from steep.errors import SteepError
 from steep.evals.source import Source
 from steep.evals.statistics import spearman
-from steep.tokens import Template
+from steep.tokens import Template, load_template
 
 KEPT = 6  # candidates of a kind
 LAST_STEPS = 2  # of RL
@@ -143,7 +143,7 @@ class _Templates:
 
 def _template(directory: Path) -> Template | None:
     try:
-        return Template.load(directory)
+        return load_template(directory)
     except SteepError:
         return None
 

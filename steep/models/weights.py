@@ -62,7 +62,7 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     _write_json(directory / CONFIG, config)
     _write_json(directory / GENERATION, generation)
-    _write(directory / WEIGHTS, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+    write_whole(directory / WEIGHTS, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
 
 
 def load(directory: Path) -> Transformer:
@@ -72,10 +72,7 @@ def load(directory: Path) -> Transformer:
     or not known to the model, or a tied head differs from the embedding. The random state of torch is not touched.
     """
     config = load_config(directory)
-    with torch.device("meta"):  # no memory and no random numbers for values that are overwritten
-        model = Transformer(config)
-    model.to_empty(device="cpu")
-    model.cos, model.sin = rope_table(config)
+    model = unfilled(config)
     wanted = disk_tensors(model)
     extra = {HEAD: torch.empty_like(wanted[EMBEDDING])} if config.tied_embeddings else {}  # some files hold it anyway
     found = set()
@@ -97,6 +94,15 @@ def load(directory: Path) -> Transformer:
         raise _mismatch(source, f"tensor {missing[0]} is missing{more}")
     if HEAD in found & extra.keys() and not torch.equal(extra[HEAD], wanted[EMBEDDING]):
         raise _mismatch(source, f"tensor {HEAD} is not {EMBEDDING}, though the config says tie_word_embeddings")
+    return model
+
+
+def unfilled(config: ModelConfig) -> Transformer:
+    """A model on the CPU whose parameters hold whatever was in memory: every one of them is to be overwritten."""
+    with torch.device("meta"):  # no random numbers for values that do not stay
+        model = Transformer(config)
+    model.to_empty(device="cpu")
+    model.cos, model.sin = rope_table(config)
     return model
 
 
@@ -201,7 +207,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` make a file under a temporary name, and rename it to `path` when it is safe on disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -217,7 +223,7 @@ def _write(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    _write(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -61,6 +61,10 @@ class TemplateConfig:
     """Control token that fills up a batch. Not the one that ends an answer: who masks padding by id would mask it."""
     end: tuple[str, ...]
     """Control tokens that stop generation. The first ends a demonstration, and begins the assistant's suffix."""
+    start: tuple[Piece, ...] = ()
+    """What a conversation begins with, before its first message."""
+    default_system: str | None = None
+    """The system message of a conversation that begins with another; None: it has none."""
     system: Turn
     user: Turn
     assistant: Turn
@@ -93,6 +97,21 @@ class TemplateConfig:
             raise ConfigError(f"unknown efforts: {', '.join(unknown)}", f"name them {', '.join(EFFORTS)}")
         _check_lengths(self.answer, *self.efforts.values())
 
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> "TemplateConfig":
+        """The config that `to_json` wrote; `where` is for errors."""
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            entry = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise ModelError(
+                f"{where} cannot be used: {entry}: {first['msg']}", "mend this entry, or copy the file again"
+            ) from error
+
+    def to_json(self) -> bytes:
+        return TypeAdapter(TemplateConfig).dump_json(self, indent=2)
+
     def turn(self, role: Role) -> Turn:
         return {"system": self.system, "user": self.user, "assistant": self.assistant}[role]
 
@@ -106,7 +125,8 @@ class TemplateConfig:
     def control(self) -> tuple[str, ...]:
         """All control tokens, each once: what `Tokenizer.train` is to be given."""
         turns = [piece for role in get_args(Role) for piece in (*self.turn(role).prefix, *self.turn(role).suffix)]
-        names = [self.pad, *self.end, *(piece.control for piece in turns if isinstance(piece, Control))]
+        pieces = [*self.start, *turns]
+        names = [self.pad, *self.end, *(piece.control for piece in pieces if isinstance(piece, Control))]
         optional = [name for name in (self.think_open, self.think_close, self.document) if name is not None]
         return tuple(dict.fromkeys([*names, *optional]))
 
@@ -180,14 +200,7 @@ class Template:
                 f"{directory} has no {FILE}, which says how conversations are written for the model",
                 "for a ChatML model, write it with Template(Tokenizer.load(directory), chatml()).save(directory)",
             )
-        try:
-            config = TypeAdapter(TemplateConfig).validate_json(file.read_bytes(), strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise ModelError(
-                f"{file} cannot be used: {where}: {first['msg']}", "mend this entry, or copy the file again"
-            ) from error
+        config = TemplateConfig.from_json(file.read_bytes(), str(file))
         return cls(Tokenizer.load(directory), config)
 
     def save(self, directory: Path) -> None:
@@ -198,12 +211,15 @@ class Template:
             "chat_template": self.chat_template(),
         }
         self.tokenizer.save(directory, settings)
-        (directory / FILE).write_bytes(TypeAdapter(TemplateConfig).dump_json(self.config, indent=2) + b"\n")
+        (directory / FILE).write_bytes(self.config.to_json() + b"\n")
 
     def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt to answer `messages`. It ends where the model starts: in the thought, if it has one."""
+        config = self.config
+        if messages and messages[0].role != "system" and config.default_system is not None:
+            messages = [Message(role="system", content=config.default_system), *messages]
         turns = (piece for message in messages for piece in self._turn(message))
-        return self._ids((*turns, *self.config.opening))
+        return self._ids((*config.start, *turns, *config.opening))
 
     def demonstrate(
         self, messages: Sequence[Message], demonstration: Demonstration
@@ -262,7 +278,11 @@ class Template:
         control token: there the ids differ, and `render` is right.
         """
         config = self.config
-        lines = ["{%- for message in messages -%}"]
+        lines = [_say(config.start)] if config.start else []
+        if config.default_system is not None:
+            said = (*config.system.prefix, Text(config.default_system), *config.system.suffix)
+            lines += ["{%- if messages and messages[0]['role'] != 'system' -%}", _say(said), "{%- endif -%}"]
+        lines += ["{%- for message in messages -%}"]
         for keyword, role in zip(("if", "elif", "elif"), get_args(Role), strict=True):
             turn = config.turn(role)
             lines += ["{%- " + keyword + " message['role'] == '" + role + "' -%}", _say(turn.prefix)]

@@ -58,8 +58,15 @@ class Tokenizer:
         self._bytes = {id: _token_bytes(token) for token, id in self._text.get_vocab().items()}
         self._control_bytes = {id: content.encode() for content, id in self._control.items()}
         self.control_ids = frozenset(self._control.values())
+        self.control_names = tuple(sorted(self._control, key=lambda name: self._control[name]))
         self.vocab_size = max([*self._bytes, *self.control_ids]) + 1
         """Rows that an embedding needs: the largest id + 1."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What its `tokenizer.json` holds."""
+        parsed: dict[str, Any] = json.loads(self._spec)
+        return parsed
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, control: Sequence[str]) -> "Tokenizer":
@@ -104,6 +111,16 @@ class Tokenizer:
             raise ModelError(f"{file}: {error.message}", error.fix) from error
         except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot use
             raise ModelError(f"{file} is not a whole {FILE}: {error}", "copy or download it again") from error
+
+    def extended(self, control: Sequence[str]) -> "Tokenizer":
+        """This tokenizer with further control tokens, at the ids from `vocab_size` on; those that it has are kept."""
+        parsed = self.spec
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        new = [name for name in control if name not in self._control]
+        parsed["added_tokens"] += [
+            {"id": self.vocab_size + number, "content": name, **flags} for number, name in enumerate(new)
+        ]
+        return Tokenizer(json.dumps(parsed, indent=2, ensure_ascii=False))
 
     def save(self, directory: Path, settings: Mapping[str, Any] | None = None) -> None:
         """Write `tokenizer.json` and the `tokenizer_config.json` with which `transformers.AutoTokenizer` loads it.

@@ -11,7 +11,7 @@ from random import Random
 import torch
 from rich.console import Console
 
-from steep.engines import NativeConfig, NativeEngine, find_device, find_model, load_model, save_model
+from steep.engines import NativeConfig, NativeEngine, find_device, find_model, load_model, save_model, with_thought
 from steep.errors import ConfigError
 from steep.evals.demonstrator import DEMONSTRATOR
 from steep.evals.evaluate import EvalConfig, accuracy, evaluate
@@ -60,8 +60,9 @@ class Recipe:
     device: str = "auto"
     """Where models are trained and sampled from: cpu, cuda, cuda:1; auto is cuda where there is one."""
     start: str | None = None
-    """A model to start from, with its tokenizer and template: a run, a stage of one or a model directory. `vocabulary`,
-    `template` and `model` are then not used. None: random weights."""
+    """A model to start from, with its tokenizer and template: a run, a stage of one, a model directory, a GGUF file,
+    `smollm2` or a model on the hub. One that has no thought section is given one. `vocabulary`, `template` and `model`
+    are then not used. None: random weights."""
     tasks: tuple[Share, ...]
     """What to train on."""
     vocabulary: int = 512
@@ -112,7 +113,7 @@ def evaluate_run(run: Run, recipe: Recipe) -> None:
     for name in dict.fromkeys(model for suite in recipe.evals for model in suite.models):
         suites = [suite for suite in recipe.evals if name in suite.models]
         if name == DEMONSTRATOR:
-            evaluate_demonstrator(stage, Template.load(find_model(run.path)), suites)
+            evaluate_demonstrator(stage, Template.load(find_model(run.path).path), suites)
         elif getattr(recipe, name) is not None:
             model, template = _load(run.path / name / "model")
             engine = NativeEngine(model.to(find_device(recipe.device)), recipe.engine, template.end_ids)
@@ -135,7 +136,8 @@ def evaluate_demonstrator(stage: Stage, template: Template, suites: Sequence[Sui
 def begin(recipe: Recipe) -> tuple[Transformer, Template]:
     """What the first stage begins with: the model at `start`, or a new tokenizer and random weights."""
     if recipe.start is not None:
-        return _load(Path(recipe.start))
+        loaded = with_thought(load_model(recipe.start), recipe.seed)
+        return loaded.model, loaded.template
     template = Template(new_tokenizer(recipe), recipe.template)
     config = replace(recipe.model, vocab_size=template.tokenizer.vocab_size)
     model = Transformer(config)

@@ -13,12 +13,13 @@ from rich.console import Console
 
 from steep.algorithms import PRESETS, Algorithm
 from steep.config import load_recipe, override
-from steep.engines import find_device, load_model
+from steep.engines import find_device, load_model, save_model
 from steep.errors import SteepError
+from steep.models import Transformer, initialise
 from steep.policies import OptimizerConfig, Policy, PolicyConfig
 from steep.runs import Run
 from steep.tasks.countdown import Countdown
-from steep.tokens import Template, Tokenizer, compact
+from steep.tokens import Template, Tokenizer, chatml, compact
 from steep.training import rl as rl_module
 from steep.training.recipe import Recipe, begin, run_recipe
 from steep.training.rl import describe, learn_from
@@ -91,6 +92,24 @@ def test_a_run_starts_from_a_model(finished: Path, tmp_path: Path):
     assert all(torch.equal(w, before.model.state_dict()[name]) for name, w in model.state_dict().items())
     run = carry_out(tmp_path / "further", recipe)
     assert [stage.name for stage in run.stages()] == ["sft", "eval"]
+
+
+def test_a_model_that_does_not_think_is_given_a_thought_section(finished: Path, tmp_path: Path):
+    """A ChatML model as another program would leave it: no steep.json, no tokens for a thought."""
+    config = chatml(None, None)
+    tokenizer = Tokenizer.train(["What is 2+3? It is 5."] * 3, 300, config.control)
+    shape = replace(load_model(finished).model.config, vocab_size=tokenizer.vocab_size)
+    model = Transformer(shape)
+    initialise(model, torch.Generator().manual_seed(0))
+    save_model(tmp_path / "other", model, Template(tokenizer, config))
+    (tmp_path / "other" / "steep.json").unlink()
+    run = carry_out(tmp_path / "further", tiny("--start", str(tmp_path / "other"), "--pretrain", "none"))
+    trained = load_model(run.path)
+    assert trained.template.config == chatml()
+    assert trained.template.think_close_id == tokenizer.vocab_size + 1
+    assert trained.model.config.vocab_size == tokenizer.vocab_size + 2
+    last = json.loads(lines(run.path / "rl" / "metrics.jsonl")[-1])
+    assert last["tokens_sampled"] > 0
 
 
 def test_a_model_to_start_from_must_be_there(tmp_path: Path):
