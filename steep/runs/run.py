@@ -7,8 +7,8 @@ runs/nano/run.json      where it came from and how it stands
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -122,7 +122,8 @@ class Run:
             raise SteepError(f"{self.path} is being run by process {self.info.pid}", "stop that one first")
         if config is not None:
             before, now = flat(self.info.config), flat(plain(to_json(config)))
-            changed = [key for key in before | now if before.get(key, ...) != now.get(key, ...)]
+            added = now.keys() - before.keys() & set(at_default(config))  # fields that a newer version has
+            changed = [key for key in before | now if key not in added and before.get(key, ...) != now.get(key, ...)]
             if changed:
                 raise ConfigError(
                     f"{self.info.recipe} is not what {self.path} began with: {', '.join(changed)}",
@@ -195,6 +196,22 @@ class Run:
         assert self._ours, "a run that was opened is taken over with resume()"
         self.info = replace(self.info, **changes)
         write_json(self._file, asdict(self.info))
+
+
+def at_default(config: Any, prefix: str = "") -> Iterator[str]:
+    """The keys that `flat` gives to fields which have their default, of a config and all configs within it."""
+    if isinstance(config, list | tuple):
+        for i, item in enumerate(config):
+            yield from at_default(item, f"{prefix}.{i}")
+    if not is_dataclass(config):
+        return
+    for field in fields(config):
+        path, value = f"{prefix}.{field.name}" if prefix else field.name, getattr(config, field.name)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        if value == default:
+            yield from flat(plain(to_json(value)), path)
+        else:
+            yield from at_default(value, path)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -29,6 +29,23 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewerOptimizer(Optimizer):
+    nesterov: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newer:
+    optimizer: NewerOptimizer = field(default_factory=NewerOptimizer)
+    parts: tuple[Part, ...] = (Part(), Part(scale=1.0))
+    steps: int = 8
+
+
 def create(path, config=None, **changes):
     arguments = {"recipe": "recipes/nano.py", "overrides": ["--steps", "8"], "config": config or Config(), "seed": 7}
     return Run.create(path, **(arguments | changes))
@@ -138,6 +155,25 @@ def test_resume_takes_over_a_dead_run_only(tmp_path):
     with Run.open(tmp_path).resume(Config()) as resumed:
         assert (resumed.status, resumed.info.stage, len(resumed.info.resumed)) == ("running", "pretrain", 1)
     assert Run.open(tmp_path).status == "finished"
+
+
+def test_resume_takes_fields_that_are_new_for_their_defaults(tmp_path):
+    """A run that an older version began, without the optimizer's `nesterov` and the parts' `scale`."""
+    with Run.create(tmp_path, recipe="r.py", overrides=[], config=Newer(), seed=0):
+        pass
+    info = json.loads((tmp_path / "run.json").read_text())
+    del info["config"]["optimizer"]["nesterov"], info["config"]["parts"][1]["scale"]
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    with Run.open(tmp_path).resume(Newer()):
+        pass
+    for other, key in (
+        (Newer(optimizer=NewerOptimizer(nesterov=True)), "optimizer.nesterov"),
+        (Newer(parts=(Part(), Part(scale=3.0))), "parts.1.scale"),
+        (Newer(parts=(Part(), Part(), Part())), "parts.2"),
+        (Newer(optimizer=NewerOptimizer(lr=1.0)), "optimizer.lr"),
+    ):
+        with pytest.raises(ConfigError, match=rf"began with: {key}\n"):
+            Run.open(tmp_path).resume(other)
 
 
 def test_resume_refuses_a_recipe_that_changed(tmp_path):
