@@ -25,6 +25,8 @@ from random import Random
 from steep.tasks.generated import Generated, split_of
 from steep.types import Demonstration, Message, Problem, Replay, Verdict, correct, wrong
 
+INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
+
 LARGEST = 999  # no step of a demonstration goes above it
 
 STEP = re.compile(r"(?<![\d+*/-])((\d+)([-+*/])(\d+))=(\d+)(?=\D)")
@@ -89,12 +91,9 @@ class Step:
 
     @property
     def check(self) -> str:
-        """The step undone."""
-        if self.sign in "-/":
-            return f"{self.value}{'+' if self.sign == '-' else '*'}{self.right.value}={self.left.value}"
-        if self.sign == "*" and self.right.value == 0:
-            return "0"
-        return f"{self.value}{'-' if self.sign == '+' else '/'}{self.right.value}={self.left.value}"
+        """The step undone; nothing undoes a product with 0."""
+        undone = not (self.sign == "*" and self.right.value == 0)
+        return f"{self.value}{INVERSE[self.sign]}{self.right.value}={self.left.value}" if undone else "0"
 
     @property
     def result(self) -> Operand:

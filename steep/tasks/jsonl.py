@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,12 +53,12 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jsonl(Listed):
-    """The problems of a file. The task is called as the file, without its endings."""
+class FromFile(Listed):
+    """The task of a file with rows. It is called as the file, without its endings."""
 
     file: Path
     verifier: str = "exact"
-    """How answers are checked where a line does not say."""
+    """How answers are checked where a row does not say."""
     only_levels: tuple[int, ...] | None = None
     """None: all that the file has."""
 
@@ -67,10 +68,25 @@ class Jsonl(Listed):
 
     @property
     def levels(self) -> Sequence[int]:
-        return self.only_levels or levels_of(self.file, self.verifier)
+        return self.only_levels or levels_of(self)
 
     def listed(self, split: Split) -> Sequence[Problem]:
-        return [problem for problem in read_whole(self.file, self.verifier) if problem.split == split]
+        return [problem for problem in self.every() if problem.split == split]
+
+    @abstractmethod
+    def every(self) -> Sequence[Problem]:
+        """The problems of all splits. Raises for a file with a mistake."""
+
+
+@lru_cache(maxsize=16)
+def levels_of(task: FromFile) -> Sequence[int]:
+    return sorted({problem.level for problem in task.every()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jsonl(FromFile):
+    def every(self) -> Sequence[Problem]:
+        return read_whole(self.file, self.verifier)
 
 
 def task_name(file: Path) -> str:
@@ -81,11 +97,6 @@ def task_name(file: Path) -> str:
 def read_whole(file: Path, verifier: str) -> tuple[Problem, ...]:
     """The problems of a file without a mistake."""
     return whole(file, read(file, verifier))
-
-
-@lru_cache(maxsize=16)
-def levels_of(file: Path, verifier: str) -> Sequence[int]:
-    return sorted({problem.level for problem in read_whole(file, verifier)})
 
 
 def whole(file: Path, lines: Sequence[Line], unit: str = "line") -> tuple[Problem, ...]:

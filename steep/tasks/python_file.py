@@ -22,8 +22,7 @@ from typing import Any
 
 from steep.errors import SteepError
 from steep.sandbox import CheckError, shared
-from steep.tasks.jsonl import Line, RowError, problem_of, unequivocal, whole
-from steep.tasks.listed import Listed
+from steep.tasks.jsonl import FromFile, Line, RowError, problem_of, task_name, unequivocal, whole
 from steep.types import Message, Problem, Split, Task, Verdict, correct, invalid, wrong
 
 LIMIT_S = 10.0
@@ -31,25 +30,11 @@ LIMIT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows(Listed):
+class Rows(FromFile):
     """The task of a file with `problems()` and, if it has one, `verify()`."""
 
-    file: Path
-    verifier: str = "exact"
-    """How answers are checked where the file has no `verify` and a row does not say."""
-    only_levels: tuple[int, ...] | None = None
-    """None: all that there are."""
-
-    @property
-    def name(self) -> str:
-        return self.file.stem
-
-    @property
-    def levels(self) -> Sequence[int]:
-        return self.only_levels or levels_of(self.file, self.verifier)
-
-    def listed(self, split: Split) -> Sequence[Problem]:
-        return [problem for problem in rows(self.file, self.verifier) if problem.split == split]
+    def every(self) -> Sequence[Problem]:
+        return rows(self.file, self.verifier)
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         if hasattr(load(self.file), "verify"):
@@ -132,11 +117,6 @@ def rows(file: Path, verifier: str) -> tuple[Problem, ...]:
     return whole(file, read_rows(file, verifier), "row")
 
 
-@lru_cache(maxsize=16)
-def levels_of(file: Path, verifier: str) -> Sequence[int]:
-    return sorted({problem.level for problem in rows(file, verifier)})
-
-
 def read_rows(file: Path, verifier: str) -> list[Line]:
     """What `problems()` gives, numbered from 1 on: problems or what is wrong with them."""
     found = []
@@ -145,7 +125,7 @@ def read_rows(file: Path, verifier: str) -> list[Line]:
             try:
                 if not isinstance(row, Mapping):
                     raise RowError(f"a {type(row).__name__}, not a dict with a prompt and an answer")
-                found.append(Line(number=number, problem=problem_of(row, file.stem, verifier)))
+                found.append(Line(number=number, problem=problem_of(row, task_name(file), verifier)))
             except RowError as error:
                 found.append(Line(number=number, error=str(error)))
     except Exception as error:
