@@ -6,13 +6,12 @@ from typing import Any
 
 from steep.cli.arguments import did_you_mean
 from steep.errors import SteepError
+from steep.tasks import jsonl, python_file
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.chat import Chat
 from steep.tasks.countdown import Countdown
-from steep.tasks.jsonl import Jsonl
 from steep.tasks.letters import Letters
 from steep.tasks.published import Aime, Arc, Gsm8k, Math, Published, Svamp
-from steep.tasks.python_file import load, task_of
 from steep.tasks.verifiers import VERIFIERS
 from steep.types import Task
 
@@ -51,13 +50,12 @@ def task_in(file: Path, only_levels: tuple[int, ...] | None, verifier: str) -> T
     """The task in a file, which is named in full, for whoever reads the settings elsewhere."""
     if not file.is_file():
         raise SteepError(f"there is no file {file}", "name a file of problems")
-    if file.suffix == ".py":
-        return task_of(file.absolute(), verifier, only_levels)
-    return Jsonl(file=file.absolute(), verifier=verifier, only_levels=only_levels)
+    task_of = python_file.task_of if file.suffix == ".py" else jsonl.task_of
+    return task_of(file.absolute(), verifier, only_levels)
 
 
 def class_in(file: Path, name: str) -> Any:
-    module = load(file)
+    module = python_file.load(file)
     if not hasattr(module, name):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise SteepError(f"there is no {name} in {file}", did_you_mean(name, classes))
