@@ -1,4 +1,4 @@
-"""`steep tasks`, and `steep eval` on a file of problems."""
+"""`steep tasks`, and `steep eval` and `steep train` on a file of problems."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ import pytest
 
 from steep.cli import main
 from steep.cli.tasks import Signal, advice, counted
+from steep.cli.train import load
+from steep.runs import Run
 from steep.tasks.arithmetic import Arithmetic
 from steep.types import Group, Problem, correct, invalid, wrong
 
@@ -209,3 +211,75 @@ def test_eval_of_a_file_with_a_mistake_names_the_line(tiny, elsewhere, capsys):
     write(*sums(2), {"prompt": "x"})
     assert main(["eval", tiny, "--task", "mine.jsonl"]) == 2
     assert "mine.jsonl, line 3: no answer\n  `steep tasks check " in capsys.readouterr().err
+
+
+SHORT = [
+    *("--sft.steps", "2", "--sft.examples", "2", "--engine.context", "256", "--watch.problems", "2"),
+    *("--rl.num_steps", "1", "--rl.groups_per_step", "2", "--rl.rollouts.thought", "2,4", "--rl.rollouts.answer", "4"),
+    *("--evals.0.config.problems", "2", "--evals.0.config.eval.budgets", "0,4"),
+]
+
+
+def test_a_model_is_trained_on_a_file(tiny, elsewhere, capsys):
+    write(*sums(60))
+    words = ["train", "--model", tiny, "--task", "mine.jsonl", "--verifier", "number", *SHORT[4:]]
+    assert main(words) == 0
+    assert "sft is left out: mine lacks demonstrations\n" in capsys.readouterr().out
+    run = Run.open(Path("runs/mine"))
+    assert [stage.name for stage in run.stages()] == ["rl", "eval"]
+    assert {row["task"] for row in run.stage("rl").rollouts()} == {"mine"}
+    assert {(c["model"], c["budget"]) for c in json.loads(Path("runs/mine/eval/cells.json").read_text())} == {
+        (model, budget) for model in ("start", "rl") for budget in (0, 4)
+    }
+    assert run.info.overrides[:6] == ("--task", "mine.jsonl", "--verifier", "number", "--start", tiny)
+    assert main(words) == 0  # finished, and still the same run
+
+
+def test_demonstrations_are_learnt_from_first(tiny, elsewhere):
+    write(*(row | {"thought": "I know."} for row in sums(60)))
+    assert main(["train", "--model", tiny, "--task", "mine.jsonl", "--run", "shown", *SHORT]) == 0
+    assert [stage.name for stage in Run.open(Path("runs/shown")).stages()] == ["sft", "rl", "eval"]
+
+
+def test_a_file_that_changed_is_noticed(tiny, elsewhere, capsys, monkeypatch):
+    write(*sums(60))
+    monkeypatch.setattr("steep.cli.train.run_recipe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert main(["train", "--model", tiny, "--task", "mine.jsonl", "--rl.num_steps", "7"]) == 130
+    assert main(["resume", "runs/mine"]) == 130
+    write(*sums(61))
+    capsys.readouterr()
+    assert main(["resume", "runs/mine"]) == 2
+    assert "own is not what runs/mine began with: tasks.0.task.sha256" in capsys.readouterr().err
+
+
+def test_a_recipe_takes_other_tasks_and_leaves_out_what_they_cannot_feed(tiny, elsewhere, capsys):
+    write(*sums(60))
+    words = ["--task", "mine.jsonl", "--task", "arithmetic", "--start", tiny, "--tasks.1.weight", "3"]
+    recipe = load(TINY, words)
+    assert [(share.task.name, share.weight) for share in recipe.tasks] == [("mine", 1), ("arithmetic", 3)]
+    assert [suite.task.name for suite in recipe.evals] == ["mine", "arithmetic"]
+    assert (recipe.pretrain, recipe.sft, recipe.rl.num_steps) == (None, None, 3)
+    assert capsys.readouterr().out == (
+        "pretrain is left out: mine has no documents\nsft is left out: mine lacks demonstrations\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "there is nothing to train on"),
+        (["own"], "the recipe has no tasks"),
+        (["--task", "mine.jsonl"], "random weights learn nothing from problems alone\n  start from a model: --model"),
+        (["--task", "mine.jsonl", "--model", "nowhere"], "there is no model at nowhere"),
+        (["--task", "none.jsonl"], "there is no file none.jsonl"),
+        (["--task", "few.jsonl"], "few has no problems in split 'valid'"),
+        ([TINY, "--verifier", "number"], "--verifier is for the files of --task"),
+        ([TINY, "--task", "mine.jsonl", "--task", "mine.jsonl"], "two tasks of the mixture are called 'mine'"),
+    ],
+)
+def test_mistakes_in_training_on_a_file_leave_no_run(words, message, elsewhere, capsys):
+    write(*sums(60))
+    write({"prompt": "1+1?", "answer": 2, "split": "train"}, name="few.jsonl")
+    assert main(["train", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()

@@ -10,6 +10,9 @@ import steep
 from steep.errors import SteepError
 
 VERIFIER_HELP = "for a file: exact, number, math, choice or regex, where a line does not say (exact)"
+OWN_OPTIONS = ("--run", "--model", "--task", "--verifier", "--json", "--help")
+"""Of `train`; every other one names a field of the recipe."""
+TASK_HELP = "a name that `steep tasks list` shows, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS"
 MODEL_HELP = "a run (runs/nano), a stage of one, a model directory, a GGUF file, smollm2, or owner/name on the hub"
 
 
@@ -41,10 +44,17 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     left = iter(words)
     for word in left:
         name, _, value = word.partition("=")
-        mine = not name.startswith("--") or name in ("--run", "--json", "--help")
+        mine = not name.startswith("--") or name in OWN_OPTIONS
         has_value = name.startswith("--") and not value and name not in ("--json", "--help")
         (own if mine else overrides).extend([word, *(islice(left, 1) if has_value else ())])
     return own, overrides
+
+
+def split_tasks(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What the words of a run say about its problems, and the overrides among them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _problems(parser)
+    return parser.parse_known_args(words)
 
 
 def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -92,28 +102,43 @@ class _Commands:
 def _train(commands: _Commands) -> None:
     parser = commands.add(
         "train",
-        "carry out a recipe",
+        "carry out a recipe, on its own problems or on yours",
         "steep train recipes/nano.py",
+        "steep train --model smollm2 --task mine.jsonl --verifier number",
+        "steep train --model runs/nano --task mine.py --task arithmetic --rl.num_steps 50",
         "steep train recipes/nano.py --run fast --rl.policy.optimizer.lr 3e-4",
         "steep train recipes/nano.py --watch.budgets 32,128 --rl none",
         "steep train recipes/nano_claims.py",
         "steep train recipes/nano_claims.py:0/main",
-        usage="steep train RECIPE [--run NAME_OR_PATH] [--json] [--field value ...]",
+        usage="steep train [RECIPE] [--model MODEL] [--task NAME|FILE ...] [--verifier NAME] [--run NAME_OR_PATH]\n"
+        "                   [--json] [--field value ...]",
     )
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
-        help="a Python file whose config() returns a recipe, or a study of several; FILE.py:ARM is one arm of a study",
+        nargs="?",
+        help="a Python file whose config() returns a recipe, or a study of several; FILE.py:ARM is one arm of a study "
+        "(with --task: steep's own for a small model)",
     )
+    parser.add_argument("--model", metavar="MODEL", help=f"start from {MODEL_HELP}")
+    _problems(parser)
     parser.add_argument(
         "--run",
         metavar="NAME_OR_PATH",
-        help="where to; a name is below runs/ (the recipe's own name); an arm gets a directory of its own within it",
+        help="where to; a name is below runs/ (that of the first --task, or of the recipe); an arm gets a directory of "
+        "its own within it",
     )
     parser.add_argument_group(
         "fields of the recipe",
         "--seed 1, --rl.num_steps 50, --tasks.0.weight 2: any field of the recipe may be given another value.",
     )
+
+
+def _problems(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task", action="append", default=[], metavar="NAME|FILE", help=f"train on this and measure it: {TASK_HELP}"
+    )
+    parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
 
 
 def _resume(commands: _Commands) -> None:
@@ -133,12 +158,7 @@ def _eval(commands: _Commands) -> None:
         "steep eval runs/nano --task mine.py:Riddles",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "--task",
-        required=True,
-        metavar="NAME|FILE",
-        help="a name that `steep tasks list` shows, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS",
-    )
+    parser.add_argument("--task", required=True, metavar="NAME|FILE", help=TASK_HELP)
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     parser.add_argument("--levels", type=_numbers(1), metavar="N,N", help="levels of the task (its own choice)")
     parser.add_argument(

@@ -2,46 +2,99 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steep.cli.arguments import did_you_mean
+from steep.cli.arguments import did_you_mean, split_tasks
 from steep.cli.entry import STOPPED
 from steep.cli.outcome import Outcome, Output
+from steep.cli.task import find_task
 from steep.config import load_recipe, override, to_json
+from steep.engines import find_model
 from steep.errors import ConfigError, SteepError
 from steep.runs import Claim, Run, number, read_claims, read_json, show
 from steep.runs.files import plain
 from steep.runs.run import flat
-from steep.training.recipe import Recipe, run_recipe
+from steep.training import own
+from steep.training.recipe import Recipe, on_tasks, run_recipe
 from steep.training.study import CLAIMS, Study, run_study, within
+from steep.types import Task
 
 SHOWN_CHANGES = 5
+OWN = "own"
+"""The recipe in this package."""
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    file, arm = parted(args.recipe)
-    config = load(args.recipe, args.overrides)
-    path = run_path(args.run or file.stem) / (arm or "")
+    if args.recipe is None and not args.task:
+        raise SteepError("there is nothing to train on", "name a recipe, or problems with --model MODEL --task FILE")
+    recipe, words = args.recipe or OWN, [*told(args), *args.overrides]
+    file, arm = parted(recipe)
+    config = load(recipe, words)
+    name = config.tasks[0].task.name if isinstance(config, Recipe) and args.task else file.stem
+    path = run_path(args.run or name) / (arm or "")
     if (path / "run.json").exists():
         found = Run.open(path)
         return carry_out(found.resume(config), config) if isinstance(config, Study) else already(found, config)
     seed = None if isinstance(config, Study) else config.seed
-    return carry_out(Run.create(path, recipe=args.recipe, overrides=args.overrides, config=config, seed=seed), config)
+    return carry_out(Run.create(path, recipe=recipe, overrides=words, config=config, seed=seed), config)
+
+
+def told(args: argparse.Namespace) -> Iterator[str]:
+    """Model and problems as a run keeps them, before its overrides."""
+    for task in args.task:
+        yield from ("--task", task)
+    if args.verifier is not None:
+        yield from ("--verifier", args.verifier)
+    if args.model is not None:
+        yield from ("--start", args.model)
 
 
 def parted(recipe: str) -> tuple[Path, str | None]:
     """The file and the arm of FILE.py:ARM; None for a whole file."""
+    if recipe == OWN:
+        return Path(own.__file__), None
     stem, colon, arm = recipe.partition(".py:")
     return (Path(f"{stem}.py"), arm) if colon else (Path(recipe), None)
 
 
-def load(name: str, overrides: Sequence[str]) -> Recipe | Study:
+def load(name: str, words: Sequence[str]) -> Recipe | Study:
+    """The config of a recipe and of the words of its run: tasks, then overrides."""
+    given, overrides = split_tasks(words)
     path, arm = parted(name)
-    config = load_recipe(path)
-    if not isinstance(config, (Recipe, Study)):
-        raise ConfigError(f"config() in {path} returns a {type(config).__name__}", "it must return a Recipe or a Study")
-    return override(config if arm is None else recipe_of(config, path, arm), overrides)
+    found = load_recipe(path)
+    if not isinstance(found, (Recipe, Study)):
+        raise ConfigError(f"config() in {path} returns a {type(found).__name__}", "it must return a Recipe or a Study")
+    config = found if arm is None else recipe_of(found, path, arm)
+    if given.task:
+        config = with_tasks(config, [find_task(task, verifier=given.verifier) for task in given.task])
+    config = override(config, overrides)
+    if isinstance(config, Recipe):
+        check(config, given)
+    return config
+
+
+def with_tasks(config: Recipe | Study, tasks: Sequence[Task]) -> Recipe:
+    if isinstance(config, Study):
+        raise ConfigError("the arms of a study have tasks of their own", "leave --task away, or name one arm")
+    recipe, left_out = on_tasks(config, tasks)
+    for line in left_out:
+        Output().say(line)
+    return recipe
+
+
+def check(recipe: Recipe, given: argparse.Namespace) -> None:
+    if not recipe.tasks:
+        raise ConfigError("the recipe has no tasks", "name what to train on with --task")
+    if given.verifier is not None and not given.task:
+        raise ConfigError("--verifier is for the files of --task, and there is none", "name one, or leave it away")
+    if given.task and recipe.start is None:
+        raise ConfigError(
+            "random weights learn nothing from problems alone",
+            "start from a model: --model smollm2, or another that `steep train --help` names",
+        )
+    if given.task:
+        find_model(str(recipe.start))
 
 
 def recipe_of(config: Recipe | Study, path: Path, arm: str) -> Recipe:
