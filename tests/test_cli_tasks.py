@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 
 from steep.cli import main
-from steep.cli.tasks import Signal, advice, counted
 from steep.cli.train import load
 from steep.runs import Run
-from steep.tasks.arithmetic import Arithmetic
-from steep.types import Group, Problem, correct, invalid, wrong
+from steep.tasks.jsonl import Jsonl
 
 TINY = str(Path(__file__).parent / "recipes" / "tiny.py")
 SAMPLES = Path(__file__).parent / "tasks" / "samples"
@@ -53,7 +51,7 @@ def test_a_good_file_is_shown_and_can_be_used(elsewhere, capsys):
     assert found["problems"] == sum(found["splits"].values()) == 30
     assert told.count("user: What is ") == 10
     assert "number '2'" in told
-    assert "mine.jsonl can be used: steep eval MODEL --task mine.jsonl" in told
+    assert "mine.jsonl can be used: steep eval MODEL --task mine.jsonl, steep train --model MODEL --task mi" in told
 
 
 def test_every_error_is_told_with_its_line(elsewhere, capsys):
@@ -137,30 +135,34 @@ def test_a_model_shows_whether_there_is_signal(tiny, elsewhere, capsys):
     assert code == 0
     signal = found["signal"]
     assert signal["never"] + signal["sometimes"] + signal["always"] + signal["invalid"] == 6
-    assert "the model's pass rate is" in told
+    assert (signal["group_size"], found["levels"]) == (16, [])
+    assert "problems  never  sometimes  always     pass@1     pass@2  signal\nall" in told
     assert "<|user|>" in told
-    for name in ("never", "sometimes", "always"):
-        assert f"\n  {name} " in told
 
 
-def test_signal_is_counted_by_problem():
-    class Answer:
-        def __init__(self, verdict):
-            self.verdict = verdict
+def test_a_generated_task_is_checked_and_measured_by_level(tiny, elsewhere, capsys):
+    words = ["--model", tiny, "--samples", "2", "--problems", "12", "--budget", "4"]
+    code, found, told = checked(capsys, "arithmetic", *words)
+    assert (code, found["errors"], found["signal"]["never"]) == (0, [], 12)
+    assert [(level["level"], level["never"]) for level in found["levels"]] == [(level, 2) for level in range(1, 7)]
+    assert "\nlevel 6         2      2          0       0  0% (0-66)  0% (0-66)      0%\n" in told
+    assert "no signal: RL has nothing to learn from; start with easier problems or demonstrations\n" in told
 
-    problem: Problem = Arithmetic()._problem(1, "1+1", "1+1")
-    verdicts = [
-        [correct(), correct()],
-        [correct(), wrong("")],
-        [correct(), invalid("")],
-        [wrong(""), wrong("")],
-        [invalid(""), invalid("")],
-    ]
-    signal = counted([Group(problem=problem, rollouts=tuple(map(Answer, kinds))) for kinds in verdicts])
-    assert signal == Signal(never=1, sometimes=1, always=2, invalid=1, pass_rate=0.625)
-    assert advice(signal) == "RL can learn from the 1 that it sometimes gets right"
-    assert "easier problems" in advice(Signal(never=5, sometimes=0, always=1, invalid=0, pass_rate=0.1))
-    assert "harder problems" in advice(Signal(never=0, sometimes=0, always=5, invalid=0, pass_rate=1.0))
+
+def test_problems_in_between_are_kept_with_the_held_out_ones(tiny, elsewhere, capsys):
+    lines = [{"prompt": f"Say {n}.", "answer": answer, "verifier": "regex"} for n, answer in enumerate([".*", "x"] * 9)]
+    write(*lines)
+    words = ["--model", tiny, "--samples", "2", "--problems", "99", "--budget", "4", "--keep", "kept.jsonl"]
+    assert checked(capsys, "mine.jsonl", *words, "--between", "0", "0.1")[0] == 0
+    kept = [json.loads(line) for line in Path("kept.jsonl").read_text().splitlines()]
+    whole = {problem.id.partition("/")[2]: problem for problem in Jsonl(file=Path("mine.jsonl")).every()}
+    again = {problem.id.partition("/")[2]: problem for problem in Jsonl(file=Path("kept.jsonl")).every()}
+    assert {name for name, p in whole.items() if p.split != "train"} <= again.keys()
+    assert all((p.prompt, p.key, p.split) == (whole[n].prompt, whole[n].key, whole[n].split) for n, p in again.items())
+    assert {row["pass_rate"] for row in kept if row["split"] == "train"} == {0.0}
+    assert all("pass_rate" not in row for row in kept if row["split"] != "train")
+    assert main(["tasks", "check", "mine.jsonl", *words]) == 2
+    assert "kept.jsonl is there already" in capsys.readouterr().err
 
 
 def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
@@ -178,9 +180,14 @@ def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
     ("words", "message"),
     [
         (["tasks", "chek", "x.jsonl"], "there is no `steep tasks chek`\n  did you mean check?"),
-        (["tasks", "check"], "`steep tasks check` with 0 files"),
+        (["tasks", "check"], "`steep tasks check` with 0 names"),
         (["tasks", "check", "no.jsonl"], "there is no file no.jsonl"),
-        (["tasks", "check", "gsm8k"], "gsm8k is not a file of problems"),
+        (["tasks", "check", "gsm9k"], "there is no task 'gsm9k'\n  did you mean gsm8k?"),
+        (["tasks", "check", "mine.jsonl", "--keep", "k.jsonl"], "--keep needs pass rates\n  name the model"),
+        (["tasks", "check", "countdown", "--keep", "k.jsonl", "--model", "m"], "countdown checks answers by itself"),
+        (["tasks", "check", "own.py", "--keep", "k.jsonl", "--model", "m"], "own checks answers by itself"),
+        (["tasks", "check", "mine.jsonl", "--keep", "k.txt", "--model", "m"], "k.txt does not end in .jsonl"),
+        (["tasks", "check", "mine.jsonl", "--between", "0.9", "0.1"], "no pass rates between 0.9 and 0.1"),
         (["tasks", "check", "mine.jsonl", "--verifier", "maths"], "there is no verifier 'maths'\n  did you mean math?"),
         (["tasks", "check", "mine.jsonl", "--model", "nowhere"], "there is no model at nowhere"),
         (["eval", "nowhere", "--task", "arithmetic", "--verifier", "math"], "arithmetic has a verifier of its own"),
@@ -189,6 +196,7 @@ def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
 )
 def test_mistakes_are_told(words, message, elsewhere, capsys):
     write(*sums(2))
+    Path("own.py").write_text("def problems(): return []\ndef verify(problem, answer): return True\n")
     assert main(words) == 2
     told = capsys.readouterr().err
     assert message in told

@@ -174,20 +174,39 @@ def _eval(commands: _Commands) -> None:
 def _tasks(commands: _Commands) -> None:
     parser = commands.add(
         "tasks",
-        "list the tasks there are, and check a file of problems of your own",
+        "list the tasks there are, and check problems before anything is trained on them",
         "steep tasks",
         "steep tasks check mine.jsonl --verifier number",
-        "steep tasks check mine.py --model runs/nano --samples 8 --problems 50",
-        usage="steep tasks [list | check FILE] [--verifier NAME] [--model MODEL] [--json]",
+        "steep tasks check mine.py --model runs/nano --samples 16 --problems 50",
+        "steep tasks check countdown --model runs/nano --budget 128",
+        "steep tasks check mine.jsonl --model runs/nano --problems 1000 --keep between.jsonl --between 0.1 0.9",
+        usage="steep tasks [list | check NAME|FILE] [--verifier NAME] [--model MODEL [--samples N] [--problems N]\n"
+        "                   [--budget N] [--keep OUT.jsonl [--between LOW HIGH]]] [--json]",
     )
     parser.add_argument("what", nargs="?", default="list", metavar="list | check", help="what to do (list)")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="problems: .jsonl, .jsonl.gz or .py")
+    parser.add_argument("names", nargs="*", metavar="NAME|FILE", help=TASK_HELP)
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     signal = parser.add_argument_group("whether a model can learn from them")
     signal.add_argument("--model", metavar="MODEL", help=f"see how often it is right: {MODEL_HELP}")
-    signal.add_argument("--samples", type=_number(2), default=8, metavar="N", help="answers to each problem (8)")
+    signal.add_argument(
+        "--samples", type=_number(2), default=16, metavar="N", help="answers to each problem (16, a group of RL)"
+    )
     signal.add_argument("--problems", type=_number(1), default=50, metavar="N", help="different problems (50)")
     signal.add_argument("--budget", type=_number(0), metavar="N", help="thinking tokens (the model's medium effort)")
+    signal.add_argument(
+        "--keep",
+        type=Path,
+        metavar="OUT.jsonl",
+        help="write those that it sometimes gets right, with their pass_rate, and all held-out ones",
+    )
+    signal.add_argument(
+        "--between",
+        nargs=2,
+        type=float,
+        default=(0.05, 0.95),
+        metavar=("LOW", "HIGH"),
+        help="pass rates that --keep takes for sometimes (0.05 0.95)",
+    )
 
 
 def _report(commands: _Commands) -> None:

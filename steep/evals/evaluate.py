@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from steep.evals.statistics import Estimate, bootstrap, proportion
+from steep.evals.statistics import Estimate, mean_rate
 from steep.rollouts import told, verified
 from steep.tokens import Template
 from steep.types import Engine, Group, Problem, Request, Rollout, Sampling, Task
@@ -124,6 +124,4 @@ def accuracy(groups: Sequence[Group]) -> Estimate:
         values = np.concatenate([scores([replace(groups[0], rollouts=(r,))]) for r in groups[0].rollouts])
     else:
         values = scores(groups)
-    if set(values) <= {0.0, 1.0}:
-        return proportion(int(values.sum()), len(values))
-    return bootstrap(values)
+    return mean_rate(values)

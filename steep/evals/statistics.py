@@ -1,6 +1,7 @@
 """Intervals, fits and rank correlations for figures that are reported."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,25 @@ def proportion(successes: int, trials: int) -> Estimate:
     centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z95 * math.sqrt(p * (1 - p) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
     return Estimate(p, max(centre - half, 0.0), min(centre + half, 1.0))
+
+
+def mean_rate(rates: NDArray[np.float64]) -> Estimate:
+    """The mean of values from 0 to 1: Wilson's interval where each is 0 or 1, otherwise a bootstrap's."""
+    if set(rates) <= {0.0, 1.0}:
+        return proportion(int(rates.sum()), len(rates))
+    return bootstrap(rates)
+
+
+def chance_of_difference(values: Sequence[float], drawn: int) -> float:
+    """How likely so many of the values, drawn without replacement, are not all equal.
+
+    This is unbiased, as pass@k is (Chen et al. 2021, arXiv 2107.03374). Where there are fewer values than are drawn
+    they are put back, and what happens rarely is missed.
+    """
+    counts = Counter(values).values()
+    if drawn > len(values):
+        return 1 - sum((count / len(values)) ** drawn for count in counts)
+    return 1 - sum(math.comb(count, drawn) for count in counts) / math.comb(len(values), drawn)
 
 
 def bootstrap(samples: NDArray[np.float64], statistic: str = "mean", draws: int = 2000, seed: int = 0) -> Estimate:

@@ -221,6 +221,21 @@ def problem_of(row: Mapping[str, Any], task: str, verifier: str, extra: Mapping[
     )
 
 
+def row_of(problem: Problem) -> dict[str, Any]:
+    """The row of a problem, which makes the same problem again."""
+    turns = [{"role": message.role, "content": message.content} for message in problem.prompt]
+    thought = {"thought": problem.key["thought"]} if "thought" in problem.key else {}
+    return {
+        "id": problem.id.partition("/")[2],
+        "prompt": turns if len(turns) > 1 else turns[0]["content"],
+        "answer": problem.key["answer"],
+        "verifier": problem.key["verifier"],
+        "level": problem.level,
+        "split": problem.split,
+        **thought,
+    }
+
+
 def normal(prompt: Sequence[Message]) -> str:
     """A prompt's text without what does not make another problem of it: case and white space."""
     return " ".join("\n".join(f"{message.role}: {message.content}" for message in prompt).casefold().split())

@@ -42,8 +42,13 @@ class Rows(FromFile):
     def every(self) -> Sequence[Problem]:
         return rows(self.file, self.verifier)
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the file has a `verify()`."""
+        return hasattr(load(self.file), "verify")
+
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        if hasattr(load(self.file), "verify"):
+        if self.verifies:
             return verified_apart(self.file, problem, answer)
         return super().verify(problem, answer)
 
