@@ -13,6 +13,7 @@ VERIFIER_HELP = "for a file: exact, number, math, choice or regex, where a line 
 OWN_OPTIONS = ("--run", "--model", "--task", "--verifier", "--json", "--help")
 """Of `train`; every other one names a field of the recipe."""
 TASK_HELP = "a name that `steep tasks list` shows, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS"
+ANSWER_HELP = "answer tokens at most (the model's own limit)"
 MODEL_HELP = "a run (runs/nano), a stage of one, a model directory, a GGUF file, smollm2, or owner/name on the hub"
 
 
@@ -166,7 +167,7 @@ def _eval(commands: _Commands) -> None:
     )
     parser.add_argument("--samples", type=_number(1), default=1, metavar="N", help="answers to each problem (1)")
     parser.add_argument("--problems", type=_number(1), default=200, metavar="N", help="different problems (200)")
-    parser.add_argument("--answer", type=_number(1), metavar="N", help="answer tokens at most (the model's own limit)")
+    parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token; otherwise temperature 1")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep figures and answers (below runs/evals)")
 
@@ -181,7 +182,7 @@ def _tasks(commands: _Commands) -> None:
         "steep tasks check countdown --model runs/nano --budget 128",
         "steep tasks check mine.jsonl --model runs/nano --problems 1000 --keep between.jsonl --between 0.1 0.9",
         usage="steep tasks [list | check NAME|FILE] [--verifier NAME] [--model MODEL [--samples N] [--problems N]\n"
-        "                   [--budget N] [--keep OUT.jsonl [--between LOW HIGH]]] [--json]",
+        "                   [--budget N] [--answer N] [--keep OUT.jsonl [--between LOW HIGH]]] [--json]",
     )
     parser.add_argument("what", nargs="?", default="list", metavar="list | check", help="what to do (list)")
     parser.add_argument("names", nargs="*", metavar="NAME|FILE", help=TASK_HELP)
@@ -193,6 +194,7 @@ def _tasks(commands: _Commands) -> None:
     )
     signal.add_argument("--problems", type=_number(1), default=50, metavar="N", help="different problems (50)")
     signal.add_argument("--budget", type=_number(0), metavar="N", help="thinking tokens (the model's medium effort)")
+    signal.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
     signal.add_argument(
         "--keep",
         type=Path,

@@ -140,7 +140,8 @@ def sampled(loaded: LoadedModel, task: Task, problems: Sequence[Problem], args: 
     """The model's answers to some problems of all levels."""
     thought = loaded.template.config.efforts.get("medium") if args.budget is None else args.budget
     budget = loaded.template.budget(thought or 0).thought or 0
-    config = EvalConfig(budgets=(budget,), answer=loaded.template.config.answer, samples=args.samples)
+    answer = args.answer or loaded.template.config.answer
+    config = EvalConfig(budgets=(budget,), answer=answer, samples=args.samples)
     engine, at_once = engine_for(loaded, problems, config), max(ROWS // args.samples, 1)
     groups: list[Group] = []
     with Progress(len(problems), "problems") as progress:
