@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steep.evals.statistics import Estimate, mean_rate
-from steep.rollouts import told, verified
+from steep.rollouts import mean_score, told, verified_groups
 from steep.tokens import Template
 from steep.types import Engine, Group, Problem, Request, Rollout, Sampling, Task
 
@@ -46,10 +46,7 @@ def evaluate(
         else:
             sampled[budget] = _cut(engine, template, longest, budget, config)
     return {
-        budget: [
-            Group(problem=p, rollouts=tuple(verified(r, p, tasks, template) for r in rollouts))
-            for p, rollouts in zip(problems, sampled[budget], strict=True)
-        ]
+        budget: verified_groups(zip(problems, sampled[budget], strict=True), tasks, template)
         for budget in sorted(sampled)
     }
 
@@ -107,12 +104,8 @@ def _cut(
 
 def scores(groups: Sequence[Group]) -> NDArray[np.float64]:
     """Mean score of each problem that has a valid verdict."""
-    kept = []
-    for group in groups:
-        valid = [r.verdict.score for r in group.rollouts if r.verdict is not None and r.verdict.kind != "invalid"]
-        if valid:
-            kept.append(sum(valid) / len(valid))
-    return np.array(kept)
+    means = (mean_score(group) for group in groups)
+    return np.array([mean for mean in means if mean is not None])
 
 
 def accuracy(groups: Sequence[Group]) -> Estimate:
