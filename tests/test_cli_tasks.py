@@ -162,7 +162,7 @@ def test_problems_in_between_are_kept_with_the_held_out_ones(tiny, elsewhere, ca
     assert {row["pass_rate"] for row in kept if row["split"] == "train"} == {0.0}
     assert all("pass_rate" not in row for row in kept if row["split"] != "train")
     assert main(["tasks", "check", "mine.jsonl", *words]) == 2
-    assert "kept.jsonl is there already" in capsys.readouterr().err
+    assert "cannot be written to kept.jsonl" in capsys.readouterr().err
 
 
 def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
@@ -186,7 +186,11 @@ def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
         (["tasks", "check", "mine.jsonl", "--keep", "k.jsonl"], "--keep needs pass rates\n  name the model"),
         (["tasks", "check", "countdown", "--keep", "k.jsonl", "--model", "m"], "countdown checks answers by itself"),
         (["tasks", "check", "own.py", "--keep", "k.jsonl", "--model", "m"], "own checks answers by itself"),
-        (["tasks", "check", "mine.jsonl", "--keep", "k.txt", "--model", "m"], "k.txt does not end in .jsonl"),
+        (
+            ["tasks", "check", "mine.jsonl", "--keep", "k.txt", "--model", "m"],
+            "cannot be written to k.txt\n  name a new",
+        ),
+        (["tasks", "check", "mine.jsonl", "--keep", "no/k.jsonl", "--model", "m"], "cannot be written to no/k.jsonl"),
         (["tasks", "check", "mine.jsonl", "--between", "0.9", "0.1"], "no pass rates between 0.9 and 0.1"),
         (["tasks", "check", "mine.jsonl", "--verifier", "maths"], "there is no verifier 'maths'\n  did you mean math?"),
         (["tasks", "check", "mine.jsonl", "--model", "nowhere"], "there is no model at nowhere"),

@@ -172,9 +172,9 @@ def check_keeping(task: Task, args: argparse.Namespace) -> None:
             f"{task.name} checks answers by itself, which no line of a file can say",
             "leave --keep away; RL finds out by itself which problems have signal: --rl.profile 32",
         )
-    if args.keep.suffix != ".jsonl" or args.keep.exists():
-        reason = "is there already" if args.keep.exists() else "does not end in .jsonl"
-        raise SteepError(f"{args.keep} {reason}", "choose another name for what is kept")
+    if args.keep.suffix != ".jsonl" or args.keep.exists() or not args.keep.parent.is_dir():
+        fix = "name a new file that ends in .jsonl, in a directory that is there"
+        raise SteepError(f"what is kept cannot be written to {args.keep}", fix)
 
 
 def keep(task: Listed, groups: Sequence[Group], args: argparse.Namespace, output: Output) -> None:
