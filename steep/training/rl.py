@@ -77,6 +77,7 @@ def rl(
                 state = {"policy": policy.state(), "rollouts": rollouts.state()}
                 stage.save_checkpoint(step + 1, state, policy.weights())
             if stopping.asked:
+                stage.wait()
                 raise KeyboardInterrupt
 
 
