@@ -131,13 +131,14 @@ def _eval(commands: _Commands) -> None:
         "steep eval runs/nano --task mine.jsonl --verifier number",
         "steep eval runs/nano --task mine.py",
         "steep eval runs/nano --task mine.py:Riddles",
+        "steep eval smollm2 --task gym:spell_backward --levels 1,2",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--task",
         required=True,
         metavar="NAME|FILE",
-        help="a name that `steep tasks list` shows, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS",
+        help="a name in `steep tasks list`, gym:NAME, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS",
     )
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     parser.add_argument("--levels", type=_numbers(1), metavar="N,N", help="levels of the task (its own choice)")
@@ -156,12 +157,14 @@ def _tasks(commands: _Commands) -> None:
         "tasks",
         "list the tasks there are, and check a file of problems of your own",
         "steep tasks",
+        "steep tasks list gym",
         "steep tasks check mine.jsonl --verifier number",
         "steep tasks check mine.py --model runs/nano --samples 8 --problems 50",
-        usage="steep tasks [list | check FILE] [--verifier NAME] [--model MODEL] [--json]",
+        "steep tasks check gym:spell_backward --model smollm2",
+        usage="steep tasks [list [gym] | check FILE | check gym:NAME] [--verifier NAME] [--model MODEL] [--json]",
     )
     parser.add_argument("what", nargs="?", default="list", metavar="list | check", help="what to do (list)")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="problems: .jsonl, .jsonl.gz or .py")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="problems: .jsonl, .jsonl.gz, .py or gym:NAME")
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     signal = parser.add_argument_group("whether a model can learn from them")
     signal.add_argument("--model", metavar="MODEL", help=f"see how often it is right: {MODEL_HELP}")

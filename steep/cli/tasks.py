@@ -10,12 +10,13 @@ from random import Random
 from steep.cli.arguments import did_you_mean
 from steep.cli.eval import engine_for
 from steep.cli.outcome import Outcome, Output
-from steep.cli.task import DEFAULT_VERIFIER, ENDINGS, GENERATED, PUBLISHED, find_task
+from steep.cli.task import DEFAULT_VERIFIER, ENDINGS, GENERATED, GYM, PUBLISHED, find_task
 from steep.engines import LoadedModel, load_model
 from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig, evaluate
 from steep.runs import Progress
 from steep.tasks.checking import Finding, failing_examples, failing_gold, leaks, mistakes, repeats
+from steep.tasks.gym import PACKAGE, REFUSED, Gym, every_level
 from steep.tasks.jsonl import Line, read
 from steep.tasks.mixture import distinct
 from steep.tasks.published import DATA
@@ -29,7 +30,7 @@ SHOWN_GOLD = 40
 BAR = 40
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 SOME_PROBLEMS = 50
-"""Of each split of a TASK."""
+"""Of each split of a task that may be endless."""
 TO_MEND = 2
 """Exit code where a file has errors."""
 
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> Outcome:
     match args.what, args.files:
         case "list", []:
             return listed()
+        case "list", ["gym"]:
+            return listed_gym()
         case "check", [file]:
             return checked(Path(file), args)
         case "list" | "check", _:
@@ -62,11 +65,20 @@ def listed() -> Outcome:
     rows = [[name, "generated", summary(kind)] for name, kind in GENERATED.items()]
     for name, kind in PUBLISHED.items():
         rows.append([name, "on this machine" if kind().is_here else "from the hub", summary(kind)])
+    rows.append([f"{GYM}NAME", "generated", f"The datasets of {PACKAGE}: see `steep tasks list gym`."])
     output = Output()
     output.tell_table(["task", "problems", ""], rows)
     output.say(f"\nPublished sets are read from ${DATA} where it is set. A file of your own is a task too:")
     output.say("  steep tasks check mine.jsonl")
     return Outcome(value={"tasks": [dict(zip(("name", "problems", "about"), row, strict=True)) for row in rows]})
+
+
+def listed_gym() -> Outcome:
+    there = {f"{GYM}{name}": levels for name, levels in every_level().items() if name not in REFUSED}
+    rows = [[name, ", ".join(map(str, levels))] for name, levels in there.items()]
+    rows += [[f"{GYM}{name}", f"refused: {reason}"] for name, reason in REFUSED.items()]
+    Output().tell_table(["task", "levels"], rows)
+    return Outcome(value={"tasks": there, "refused": REFUSED})
 
 
 def summary(kind: object) -> str:
@@ -75,7 +87,7 @@ def summary(kind: object) -> str:
 
 
 def checked(file: Path, args: argparse.Namespace) -> Outcome:
-    if not file.name.endswith(ENDINGS):
+    if not file.name.endswith(ENDINGS) and not file.name.startswith(GYM):
         raise SteepError(f"{file} is not a file of problems", f"its name must end in {' or '.join(ENDINGS)}")
     task = find_task(str(file), verifier=args.verifier)
     loaded = None if args.model is None else load_model(args.model)
@@ -88,7 +100,7 @@ def checked(file: Path, args: argparse.Namespace) -> Outcome:
         errors.append(Finding(line=1, text="there are no problems"))
     warnings = [*unused(lines), *repeats(lines)]
     overlaps = leaks(lines, test_sets())
-    unit = "row" if file.suffix == ".py" else "line"
+    unit = "line" if file.name.endswith(ENDINGS[:2]) else "row"
     for title, findings in (("errors", errors), ("warnings", warnings), ("problems that are in a test set", overlaps)):
         tell_findings(title, findings, unit, output)
     signal = None if loaded is None or errors else signal_of(loaded, task, problems, args)
@@ -108,16 +120,16 @@ def checked(file: Path, args: argparse.Namespace) -> Outcome:
 
 
 def read_lines(file: Path, task: Task, verifier: str) -> list[Line]:
-    """All that the file holds; of a TASK, which may be endless, some problems."""
-    if isinstance(task, Apart):
+    """All that the file holds; of a task that may be endless, some problems."""
+    if isinstance(task, Apart | Gym):
         some = [problem for split in ("train", "test") for problem in distinct(task, split, SOME_PROBLEMS)]
         return [Line(number=number, problem=problem) for number, problem in enumerate(some, start=1)]
     return read_rows(file, verifier) if file.suffix == ".py" else read(file, verifier)
 
 
 def bad_gold(task: Task, lines: Sequence[Line]) -> list[Finding]:
-    """Gold answers, or a TASK's own examples, that do not get the verdict they should."""
-    if isinstance(task, Apart):
+    """Gold answers, or a task's own examples, that do not get the verdict they should."""
+    if isinstance(task, Apart | Gym):
         return [Finding(line=number, text=text) for number, text in enumerate(failing_examples(task), start=1)]
     found = []
     with Progress(sum(line.problem is not None for line in lines), "gold answers") as progress:
