@@ -14,7 +14,7 @@ import pytest
 from steep.tasks.gym import REFUSED, Gym, every_level, normalised
 
 PROBLEMS = 5
-PARTS = 12
+PARTS = 31
 JUNK = ("", "0", "1", "hello", "nan", "inf", "True", "None", "No", "[]", "{}", "()", "x", "C", "A, B, C", "1 2 3")
 
 
