@@ -12,7 +12,7 @@ from steep.errors import SteepError
 VERIFIER_HELP = "for a file: exact, number, math, choice or regex, where a line does not say (exact)"
 OWN_OPTIONS = ("--run", "--model", "--task", "--verifier", "--json", "--help")
 """Of `train`; every other one names a field of the recipe."""
-TASK_HELP = "a name that `steep tasks list` shows, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS"
+TASK_HELP = "a name in `steep tasks list`, gym:NAME, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS"
 ANSWER_HELP = "answer tokens at most (the model's own limit)"
 MODEL_HELP = "a run (runs/nano), a stage of one, a model directory, a GGUF file, smollm2, or owner/name on the hub"
 
@@ -157,6 +157,7 @@ def _eval(commands: _Commands) -> None:
         "steep eval runs/nano --task mine.jsonl --verifier number",
         "steep eval runs/nano --task mine.py",
         "steep eval runs/nano --task mine.py:Riddles",
+        "steep eval smollm2 --task gym:spell_backward --levels 1,2",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--task", required=True, metavar="NAME|FILE", help=TASK_HELP)
@@ -177,12 +178,14 @@ def _tasks(commands: _Commands) -> None:
         "tasks",
         "list the tasks there are, and check problems before anything is trained on them",
         "steep tasks",
+        "steep tasks list gym",
         "steep tasks check mine.jsonl --verifier number",
         "steep tasks check mine.py --model runs/nano --samples 16 --problems 50",
         "steep tasks check countdown --model runs/nano --budget 128",
+        "steep tasks check gym:spell_backward --model smollm2",
         "steep tasks check mine.jsonl --model runs/nano --problems 1000 --keep between.jsonl --between 0.1 0.9",
-        usage="steep tasks [list | check NAME|FILE] [--verifier NAME] [--model MODEL [--samples N] [--problems N]\n"
-        "                   [--budget N] [--answer N] [--keep OUT.jsonl [--between LOW HIGH]]] [--json]",
+        usage="steep tasks [list [gym] | check NAME|FILE] [--verifier NAME] [--model MODEL [--samples N]\n"
+        "                   [--problems N] [--budget N] [--answer N] [--keep OUT.jsonl [--between LOW HIGH]]] [--json]",
     )
     parser.add_argument("what", nargs="?", default="list", metavar="list | check", help="what to do (list)")
     parser.add_argument("names", nargs="*", metavar="NAME|FILE", help=TASK_HELP)

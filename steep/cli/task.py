@@ -10,6 +10,7 @@ from steep.tasks import jsonl, python_file
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.chat import Chat
 from steep.tasks.countdown import Countdown
+from steep.tasks.gym import Gym
 from steep.tasks.letters import Letters
 from steep.tasks.published import Aime, Arc, Gsm8k, Math, Published, Svamp
 from steep.tasks.verifiers import VERIFIERS
@@ -22,12 +23,13 @@ GENERATED: dict[str, Callable[..., Task]] = {
     "chat": Chat,
 }
 PUBLISHED: dict[str, type[Published]] = {"gsm8k": Gsm8k, "math": Math, "svamp": Svamp, "arc": Arc, "aime": Aime}
+GYM = "gym:"
 ENDINGS = (".jsonl", ".jsonl.gz", ".py")
 DEFAULT_VERIFIER = "exact"
 
 
 def find_task(name: str, only_levels: Sequence[int] | None = None, verifier: str | None = None) -> Task:
-    """A task by its name, the file of one, or a class in a Python file as FILE.py:CLASS; of all or some levels."""
+    """A task by its name, gym:NAME, its file, or a class in a Python file as FILE.py:CLASS; of all or some levels."""
     levels = None if only_levels is None else tuple(only_levels)
     if verifier is not None and verifier not in VERIFIERS:
         raise SteepError(f"there is no verifier {verifier!r}", did_you_mean(verifier, list(VERIFIERS)))
@@ -35,6 +37,8 @@ def find_task(name: str, only_levels: Sequence[int] | None = None, verifier: str
         return task_in(Path(name), levels, verifier or DEFAULT_VERIFIER)
     if verifier is not None:
         raise SteepError(f"the task {name} has a verifier of its own", f"--verifier is for files: {', '.join(ENDINGS)}")
+    if name.startswith(GYM):
+        return Gym(dataset=name.removeprefix(GYM), levels=levels or ())
     file, colon, class_name = name.rpartition(":")
     if colon:
         return made(name, class_in(Path(file), class_name), levels)
@@ -42,7 +46,7 @@ def find_task(name: str, only_levels: Sequence[int] | None = None, verifier: str
         return made(name, GENERATED[name], levels)
     if name in PUBLISHED:
         return PUBLISHED[name](only_levels=levels)
-    known = [*GENERATED, *PUBLISHED, *(f"FILE{ending}" for ending in ENDINGS), "FILE.py:CLASS"]
+    known = [*GENERATED, *PUBLISHED, f"{GYM}NAME", *(f"FILE{ending}" for ending in ENDINGS), "FILE.py:CLASS"]
     raise SteepError(f"there is no task {name!r}", did_you_mean(name, known))
 
 

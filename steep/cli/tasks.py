@@ -10,7 +10,7 @@ from steep.cli.arguments import did_you_mean
 from steep.cli.engine import tell_thoughtless
 from steep.cli.eval import ROWS, engine_for
 from steep.cli.outcome import Outcome, Output
-from steep.cli.task import DEFAULT_VERIFIER, GENERATED, PUBLISHED, find_task
+from steep.cli.task import DEFAULT_VERIFIER, GENERATED, GYM, PUBLISHED, find_task
 from steep.engines import LoadedModel, load_model
 from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig, evaluate
@@ -19,6 +19,7 @@ from steep.rollouts import RolloutConfig
 from steep.runs import Progress
 from steep.runs.files import write_atomic
 from steep.tasks.checking import Finding, failing_examples, failing_gold, leaks, mistakes, repeats
+from steep.tasks.gym import PACKAGE, REFUSED, every_level
 from steep.tasks.jsonl import FromFile, Jsonl, Line, read, row_of
 from steep.tasks.listed import Listed, of_level
 from steep.tasks.mixture import distinct
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> Outcome:
     match args.what, args.names:
         case "list", []:
             return listed()
+        case "list", ["gym"]:
+            return listed_gym()
         case "check", [name]:
             return checked(name, args)
         case "list" | "check", _:
@@ -53,11 +56,20 @@ def listed() -> Outcome:
     rows = [[name, "generated", summary(kind)] for name, kind in GENERATED.items()]
     for name, kind in PUBLISHED.items():
         rows.append([name, "on this machine" if kind().is_here else "from the hub", summary(kind)])
+    rows.append([f"{GYM}NAME", "generated", f"The datasets of {PACKAGE}: see `steep tasks list gym`."])
     output = Output()
     output.tell_table(["task", "problems", ""], rows)
     output.say(f"\nPublished sets are read from ${DATA} where it is set. A file of your own is a task too:")
     output.say("  steep tasks check mine.jsonl")
     return Outcome(value={"tasks": [dict(zip(("name", "problems", "about"), row, strict=True)) for row in rows]})
+
+
+def listed_gym() -> Outcome:
+    there = {f"{GYM}{name}": levels for name, levels in every_level().items() if name not in REFUSED}
+    rows = [[name, ", ".join(map(str, levels))] for name, levels in there.items()]
+    rows += [[f"{GYM}{name}", f"refused: {reason}"] for name, reason in REFUSED.items()]
+    Output().tell_table(["task", "levels"], rows)
+    return Outcome(value={"tasks": there, "refused": REFUSED})
 
 
 def summary(kind: object) -> str:

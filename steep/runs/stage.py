@@ -11,6 +11,8 @@ runs/nano/rl/metrics.jsonl     a line a step, equal bit for bit between a resume
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +53,8 @@ class Stage:
         self._elapsed_s = 0.0
         """Time that earlier processes spent on the steps that are recorded."""
         self._started = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
 
     @property
     def name(self) -> str:
@@ -139,14 +143,30 @@ class Stage:
 
     def save_checkpoint(
         self, step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], keep: int = 2
-    ) -> Path:
-        """Save what is needed to run `step` and all after it, and how long the logs are now."""
+    ) -> None:
+        """Save what is needed to run `step` and all after it, and how long the logs are now.
+
+        A thread writes a copy; `wait`, `finish` and the next save wait for it, and raise what went wrong.
+        """
         assert self._next_step is not None, f"{self.path} has steps already: call resume() first"
         assert self._next_step <= step, f"a checkpoint of step {step} comes before that step is recorded"
-        for log in self._logs():
+        self.wait()
+        logs = self._logs()
+        saved = {"logs": {log.path.name: log.size for log in logs}, "state": deepcopy(dict(state))}
+        self._writing = self._writer.submit(self._write, logs, step, saved, deepcopy(dict(weights)), keep)
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is on the disk."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(
+        self, logs: Sequence[Log], step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], keep: int
+    ) -> Path:
+        for log in logs:
             log.sync()  # their names are synced by save()
-        logs = {log.path.name: log.size for log in self._logs()}
-        return checkpoint.save(self.checkpoints, step, {"logs": logs, "state": dict(state)}, weights, keep)
+        return checkpoint.save(self.checkpoints, step, state, weights, keep)
 
     def resume(self, report: Callable[[str], None] = checkpoint.log.warning) -> Checkpoint | None:
         """The newest whole checkpoint, or None; everything recorded after it was taken is dropped.
@@ -154,6 +174,7 @@ class Stage:
         The checkpoints that were passed over are told to `report`. Raises a CheckpointError if none is whole.
         """
         assert not self.finished, f"{self.path} is finished"
+        self.wait()
         loaded = checkpoint.load_latest(self.checkpoints, report)
         first_step = loaded.step if loaded else 0
         sizes = loaded.state["logs"] if loaded else {}
@@ -177,6 +198,7 @@ class Stage:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the stage as done; the figures in `summary` are what reports quote."""
+        self.wait()
         for log in self._logs():
             log.sync()
         write_json(self.path / "done.json", {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **summary})

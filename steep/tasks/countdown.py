@@ -12,7 +12,10 @@ with the target in writing (a model that must not write the comparison out claim
 Some demonstrations check every result by the inverse operation ("8-5=3(3+5=8)"), which costs twice the tokens and is
 seldom worth them; some slip, notice it and mend it ("8*3=26 no 8*3=24"). None tries the same twice, and all go on until
 they have found a solution, however long that takes. What is worth its tokens, and what to combine first, is for RL to
-learn.
+learn. With more than three numbers, most dead ends are passed over (a teacher knows how it ends), and what was found is
+put together at last, one result at a time:
+
+    so 6+1=7 8*1=8 8*7 (8*1)*7 (8*1)*(6+1)
 """
 
 import re
@@ -110,6 +113,8 @@ class Countdown(Generated):
     """Share of demonstrations that check every result."""
     slips: float = 0.1
     """Share of demonstrations with a wrong result that is noticed and mended."""
+    foresight: float = 0.7
+    """With more than three numbers, the share of dead ends that are passed over: a teacher knows how it ends."""
     max_paths: int = 40
     """A demonstration gives up after so many ways to come down to three numbers, with its thought unfinished."""
 
@@ -170,7 +175,8 @@ class Countdown(Generated):
 
         lines: list[str] = []
         start = [Operand(n, str(n)) for n in problem.key["numbers"]]
-        for path, left in islice(paths(start, rng), self.max_paths):
+        ways = (w for w in paths(start, rng) if not w[0] or rng.random() >= self.foresight or can_make(target, w[1]))
+        for path, left in islice(ways, self.max_paths):
             if path:
                 lines.append(f"{' '.join(map(write, path))} left {' '.join(str(o.value) for o in left)}")
             for pair, last in each_last(left, rng):
@@ -179,6 +185,8 @@ class Countdown(Generated):
                     for end in shuffled(promising(target, step.result, last), rng):
                         lines[-1] += f" {write(end)}{relation(end.value, target)}{target}"
                         if end.value == target:
+                            if path:
+                                lines.append(put_together([*path, step, end]))
                             return Demonstration(thought="\n".join(lines), answer=end.result.text)
         return Demonstration(thought="\n".join(lines), answer="")
 
@@ -280,6 +288,30 @@ def each_last(three: Sequence[Operand], rng: Random) -> Iterator[tuple[list[Oper
     lasts = {three[at].value: at for at in order}  # of equal ones, one is enough
     for at in lasts.values():
         yield [three[other] for other in range(3) if other != at], three[at]
+
+
+def can_make(target: int, three: Sequence[Operand]) -> bool:
+    return any(
+        end.value == target
+        for pair, last in each_last(three, Random(0))
+        for step in operations(*pair)
+        for end in promising(target, step.result, last)
+    )
+
+
+def put_together(steps: Sequence[Step]) -> str:
+    """The steps that made the target, and their results replaced one after the other by what made them."""
+    *made, end = steps
+    makers = {step.result: step for step in made}
+
+    def text(step: Step, opened: Sequence[Step]) -> str:
+        left, right = (
+            f"({text(makers[operand], opened)})" if makers.get(operand) in opened else str(operand.value)
+            for operand in (step.left, step.right)
+        )
+        return f"{left}{step.sign}{right}"
+
+    return " ".join(["so", *map(str, made), *(text(end, made[at:]) for at in range(len(made), -1, -1))])
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]]:

@@ -82,6 +82,7 @@ def rl(
             if (step + 1) % config.checkpoint_every == 0 or stopping.asked or step + 1 == config.num_steps:
                 save(stage, step + 1, policy, rollouts)
             if stopping.asked:
+                stage.wait()
                 raise KeyboardInterrupt
 
 

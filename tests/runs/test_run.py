@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from steep.errors import ConfigError, SteepError
-from steep.runs import Run, compare, list_runs, show
+from steep.runs import Run, checkpoint, compare, list_runs, show
 from steep.runs import files as files_module
 from steep.runs.files import Log, write_json
 from steep.runs.run import flat
@@ -226,6 +227,7 @@ def train(stage, steps, die_at=None, checkpoint_every=3):
         if step and step % checkpoint_every == 0:
             stage.save_checkpoint(step, {"total": total}, {"w": total.reshape(1)})
         if step == die_at:
+            stage.wait()
             return None
         total = total * 1.1 + step
         stage.record(step, {"loss": float(total), "nan": math.nan}, timing={"tokens/s": 5.0})
@@ -280,6 +282,33 @@ def test_a_log_that_lost_lines_is_told(run):
     assert [row["step"] for row in stage.metrics()] == [0]
 
 
+def test_a_checkpoint_holds_what_was_there_when_it_was_asked_for(run, monkeypatch):
+    stage, weights, go = run.stage("rl"), {"w": torch.zeros(3)}, threading.Event()
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args: go.wait(30) and save(*args))
+    stage.save_checkpoint(0, {"moment": weights["w"]}, weights)
+    weights["w"] += 1  # training goes on while the checkpoint is written
+    go.set()
+    stage.wait()
+    loaded = run.stage("rl").resume()
+    assert loaded.weights["w"].tolist() == loaded.state["moment"].tolist() == [0, 0, 0]
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told_by_whoever_waits(run, monkeypatch):
+    def full(*args):
+        raise SteepError("the disk is full")
+
+    stage = run.stage("rl")
+    monkeypatch.setattr(checkpoint, "save", full)
+    stage.save_checkpoint(0, {}, {})
+    with pytest.raises(SteepError, match="the disk is full"):
+        stage.save_checkpoint(1, {}, {})
+    stage.save_checkpoint(1, {}, {})
+    with pytest.raises(SteepError, match="the disk is full"):
+        stage.finish({})
+    assert not stage.finished
+
+
 def test_steps_are_recorded_once_and_in_order(run):
     stage = run.stage("rl")
     stage.record(3, {})
@@ -298,6 +327,7 @@ def test_elapsed_time_leaves_pauses_out(run, monkeypatch):
     now[0] += 5
     stage.record(0, {})
     stage.save_checkpoint(1, {}, {})
+    stage.wait()
     now[0] += 1000
     stage = run.stage("rl")
     stage.resume()

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steep.tasks.countdown import LEVELS, Countdown, Operand, evaluate, operations, promising
+from steep.tasks.countdown import (
+    LEVELS,
+    Countdown,
+    Operand,
+    Step,
+    can_make,
+    evaluate,
+    operations,
+    promising,
+    put_together,
+)
 from steep.tasks.generated import split_of
 from steep.tasks.only import Only
 from steep.types import Problem
@@ -68,7 +78,7 @@ def test_demonstrations_are_true_and_end_with_a_right_answer(level: int):
         if shown.answer:
             answered += 1
             assert task.verify(problem, shown.answer).kind == "correct"
-            assert shown.thought.endswith(f"={problem.key['target']}")
+            assert shown.thought.partition("\nso ")[0].endswith(f"={problem.key['target']}")
     assert answered == 150 if level <= 2 else answered > 140
 
 
@@ -111,6 +121,39 @@ def test_careful_demonstrations_check_every_step_and_cost_twice_the_tokens():
     assert 1.8 < sum(map(len, careful)) / sum(map(len, quick)) < 2.2
     some_careful = [Countdown(slips=0.0).demonstrate(p, Random(p.id)).thought for p in some(1, count=200)]
     assert 80 < sum("(" in thought for thought in some_careful) < 120
+
+
+def test_long_ways_are_put_together_one_result_at_a_time():
+    six, eight, one = (Operand(n, str(n)) for n in (6, 8, 1))
+    seven = Step(six, "+", one, 7)
+    again = Step(eight, "*", one, 8)
+    end = Step(again.result, "*", seven.result, 56)
+    assert put_together([seven, again, end]) == "so 6+1=7 8*1=8 8*7 (8*1)*7 (8*1)*(6+1)"
+    for level in (3, 5):
+        task = Countdown(levels=(level,))
+        shown = [task.demonstrate(p, Random(p.id)) for p in some(level, count=40)]
+        found = [s for s in shown if s.answer]
+        assert found
+        assert all(s.thought.splitlines()[-1].split()[-1] == s.answer for s in found)
+    assert not any("so" in Countdown().demonstrate(p, Random(p.id)).thought for p in some(1, count=40))
+
+
+def test_foresight_passes_over_dead_ends():
+    def shown(foresight: float) -> list[bool]:
+        """Of each way that was begun, whether it leads to the target."""
+        task = Countdown(levels=(3,), foresight=foresight, slips=0.0, careful=0.0)
+        return [
+            can_make(p.key["target"], [Operand(int(n), n) for n in line.partition("left ")[2].split()])
+            for p in some(3, count=60)
+            for line in task.demonstrate(p, Random(p.id)).thought.splitlines()
+            if "left" in line
+        ]
+
+    none, most, all_of_them = shown(0.0), shown(0.7), shown(1.0)
+    assert sum(all_of_them) == len(all_of_them) == 60
+    assert sum(none) == sum(most) == 60
+    dead, left = len(none) - 60, len(most) - 60
+    assert 0.2 < left / dead < 0.4
 
 
 def test_slips_are_noticed_and_mended():
