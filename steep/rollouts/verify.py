@@ -14,12 +14,15 @@ def verified_groups(
 ) -> list[Group]:
     """The rollouts of problems with their verdicts.
 
-    A thread for each worker of the sandbox keeps all of them busy, while the next rollouts are waited for.
+    Where checks are made by the sandbox (`in_worker`), a thread for each of its workers keeps all of them busy while
+    the next rollouts are waited for. Other checks would only take the processor from the engine.
     """
 
     def group(problem: Problem, rollouts: Sequence[Rollout]) -> Group:
         return Group(problem=problem, rollouts=tuple(verified(r, problem, tasks, template) for r in rollouts))
 
+    if not any(getattr(task, "in_worker", False) for task in tasks.values()):
+        return [group(*one) for one in sampled]
     pool = ThreadPoolExecutor(WORKERS)
     try:
         return [future.result() for future in [pool.submit(group, *one) for one in sampled]]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from steep.cache import cache_directory
 from steep.errors import ConfigError, SteepError
@@ -109,6 +109,7 @@ GOLD_ONLY = {"figlet_font", "knights_knaves", "letter_jumble"}
 class Gym(Generated):
     """A dataset of reasoning-gym. A problem's id is a hash of its question."""
 
+    in_worker: ClassVar = True
     dataset: str
     """As reasoning-gym calls it."""
     levels: tuple[int, ...] = ()

@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from random import Random
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from steep.errors import SteepError
 from steep.sandbox import CheckError, shared
@@ -64,6 +64,8 @@ class DemonstratedRows(Rows):
 @dataclass(frozen=True, kw_only=True)
 class Apart(InFile):
     """A file's TASK, verified in the sandbox."""
+
+    in_worker: ClassVar = True
 
     @property
     def task(self) -> Task:
