@@ -13,6 +13,7 @@ from steep.tasks.countdown import Countdown
 from steep.tasks.gym import Gym
 from steep.tasks.letters import Letters
 from steep.tasks.published import Aime, Arc, Gsm8k, Math, Published, Svamp
+from steep.tasks.stories import Stories
 from steep.tasks.verifiers import VERIFIERS
 from steep.types import Task
 
@@ -20,6 +21,7 @@ GENERATED: dict[str, Callable[..., Task]] = {
     "countdown": Countdown,
     "arithmetic": Arithmetic,
     "letters": Letters,
+    "stories": Stories,
     "chat": Chat,
 }
 PUBLISHED: dict[str, type[Published]] = {"gsm8k": Gsm8k, "math": Math, "svamp": Svamp, "arc": Arc, "aime": Aime}
