@@ -36,8 +36,8 @@ class EvalConfig:
 def evaluate(
     engine: Engine, template: Template, tasks: Mapping[str, Task], problems: Sequence[Problem], config: EvalConfig
 ) -> dict[int, list[Group]]:
-    """Verified groups for each budget, in the order of the problems."""
-    budgets = sorted(set(config.budgets), reverse=True)
+    """Verified groups for each budget, in the order of the problems. Without a thought section the only budget is 0."""
+    budgets = [0] if template.think_close_id is None else sorted(set(config.budgets), reverse=True)
     longest = _sample(engine, template, problems, budgets[0], config)
     sampled = {budgets[0]: longest}
     for budget in budgets[1:]:

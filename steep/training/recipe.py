@@ -49,8 +49,8 @@ class Suite:
     task: Task
     config: SuiteConfig = field(default_factory=SuiteConfig)
     models: tuple[str, ...] = ("sft", "rl")
-    """The stages to measure; those that the recipe leaves out are passed over. `start` is the model that it starts
-    from, `demonstrator` stands for the task's own demonstrations."""
+    """The stages to measure; those that the recipe leaves out are passed over. `start` stands for the model that the
+    recipe starts from, as it is, and `demonstrator` for the task's own demonstrations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def evaluate_run(run: Run, recipe: Recipe) -> None:
         if name == DEMONSTRATOR:
             evaluate_demonstrator(stage, Template.load(find_model(run.path).path), suites)
         elif getattr(recipe, name) is not None:
-            model, template = begin(recipe) if name == "start" else _load(run.path / name / "model")
+            model, template = _load(recipe.start if recipe.start and name == "start" else run.path / name / "model")
             engine = NativeEngine(model.to(find_device(recipe.device)), recipe.engine, template.end_ids)
             for suite in suites:
                 measure(stage, name, engine, template, {suite.task.name: suite.task}, suite.config)
@@ -241,6 +241,6 @@ def tokenizer_texts(shares: Sequence[Share], seed: int) -> list[str]:
     return texts
 
 
-def _load(directory: Path) -> tuple[Transformer, Template]:
-    loaded = load_model(directory)
+def _load(name: str | Path) -> tuple[Transformer, Template]:
+    loaded = load_model(name)
     return loaded.model, loaded.template
