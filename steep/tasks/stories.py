@@ -282,7 +282,8 @@ class Stories(Generated):
     def make(self, level: int, rng: Random) -> Problem:
         title = rng.choice([title for title, story in STORIES.items() if len(story.steps) == level])
         numbers, cast = draw(STORIES[title], rng), casting(rng)
-        idle = rng.randint(2, 99) if level > 1 and rng.random() < self.idle else None
+        tells_idle = level > 1 and rng.random() < self.idle
+        idle = rng.choice(sorted({*range(2, 100)} - {*numbers.values()})) if tells_idle else None
         return self._problem(title, numbers, cast, idle, rng.choice(IDLE))
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
