@@ -23,3 +23,7 @@ class ModelError(SteepError):
 
 class CheckpointError(SteepError):
     """No whole checkpoint where one is needed."""
+
+
+class PausedError(SteepError):
+    """A rule of health stopped the run, which can be resumed."""

@@ -243,6 +243,15 @@ class Replayer(Task, Protocol):
     def replay(self, thought: str) -> Replay: ...
 
 
+@runtime_checkable
+class Guarded(Task, Protocol):
+    """A task that watches over its verifier."""
+
+    def canaries(self) -> Sequence[Problem]:
+        """Problems without a right answer, never trained on: an answer that is rewarded has deceived the verifier."""
+        ...
+
+
 class Engine(Protocol):
     """What samples rollouts from weights."""
 

@@ -28,7 +28,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if first not in commands:  # --help, --version
         return parser.parse_args(words)
     args = argparse.Namespace(command=first)
-    if first == "train":
+    if first in ("train", "resume"):
         rest, args.overrides = split_overrides(rest)
     return commands[first].parse_intermixed_args(rest, args)
 
@@ -39,7 +39,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that `train` itself takes, and the options that name fields of the recipe, with their values."""
+    """The words that a command itself takes, and the options that name fields of the recipe, with their values."""
     own: list[str] = []
     overrides: list[str] = []
     left = iter(words)
@@ -143,8 +143,19 @@ def _problems(parser: argparse.ArgumentParser) -> None:
 
 
 def _resume(commands: _Commands) -> None:
-    parser = commands.add("resume", "go on with a run that was stopped or failed", "steep resume runs/nano")
+    parser = commands.add(
+        "resume",
+        "go on with a run that was stopped, paused or failed",
+        "steep resume runs/nano",
+        "steep resume runs/nano --health.truncation.pause 0.5",
+        "steep resume runs/nano --health.zero_variance none",
+        usage="steep resume RUN [--json] [--health.RULE.LINE value ...]",
+    )
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of the run")
+    parser.add_argument_group(
+        "health",
+        "--health.RULE none leaves out the rule that paused a run; no other field can be changed. docs/health.md",
+    )
 
 
 def _eval(commands: _Commands) -> None:

@@ -6,6 +6,7 @@ from steep.cli.outcome import Outcome
 from steep.cli.train import carry_out, done, load, parted
 from steep.errors import ConfigError
 from steep.runs import Run
+from steep.training.study import Study
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -18,5 +19,7 @@ def run(args: argparse.Namespace) -> Outcome:
             f"the recipe of {found.path} is gone: {path}",
             "go to the directory in which the run was begun, or put the file back",
         )
-    config = load(found.info.recipe, found.info.overrides)
-    return carry_out(found.resume(config), config)
+    config = load(found.info.recipe, (*found.info.overrides, *args.overrides))
+    if isinstance(config, Study) and args.overrides:
+        raise ConfigError(f"{found.path} is a study", "resume the arm that is meant")
+    return carry_out(found.resume(config, args.overrides), config)

@@ -59,6 +59,9 @@ def shown(detail: RunDetail) -> Outcome:
     if rows:
         output.say("")
         output.tell_table(["stage", "", "step", "time", "last metrics"], rows, numeric=["step", "time"])
+    if "health" in info.config:  # a study has none, nor has a run of an older version
+        wrong = [f"{stage.name}, {trouble}" for stage in detail.stages for trouble in stage.health]
+        output.say("\n" + "\n".join(wrong or ["healthy"]))
     return Outcome(value=detail)
 
 

@@ -57,20 +57,20 @@ class Optimizer:
             self.parts.append((muon, config.matrix_lr))
         self.parameters = [p for _, p in named]
 
-    def step(self, factor: float) -> float:
-        """Clip, step with the learning rates times `factor`, clear the gradients. Returns the norm before clipping.
+    def clip(self) -> float:
+        """Clip the gradients. Returns their norm before."""
+        return float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
 
-        Gradients that are not finite are dropped: nothing changes but the norm that is returned.
-        """
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm))
-        if math.isfinite(norm):
-            for part, top in self.parts:
-                for group in part.param_groups:
-                    group["lr"] = top * factor
-                part.step()
+    def step(self, factor: float) -> None:
+        """Step with the learning rates times `factor`."""
+        for part, top in self.parts:
+            for group in part.param_groups:
+                group["lr"] = top * factor
+            part.step()
+
+    def clear(self) -> None:
         for part, _ in self.parts:
             part.zero_grad(set_to_none=True)
-        return norm
 
     def state(self) -> list[dict[str, Any]]:
         return [part.state_dict() for part, _ in self.parts]

@@ -1,5 +1,6 @@
 """The model being trained: forward, backward, step. It is blind to the algorithm and to where its examples are from."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,8 +45,16 @@ class Policy:
         self.step = 0
         self.device = model.device
 
-    def update(self, examples: Sequence[Example], loss: LossFunction) -> dict[str, float]:
-        """One step down the sum of `loss` over the examples. Metrics are means under the tokens' weights."""
+    def update(
+        self,
+        examples: Sequence[Example],
+        loss: LossFunction,
+        accepts: Callable[[Mapping[str, float]], bool] = lambda metrics: True,
+    ) -> dict[str, float]:
+        """One step down the sum of `loss` over the examples. Metrics are means under the tokens' weights.
+
+        Nothing changes (`updated` is 0) if the gradient is not finite, or `accepts` says no to the metrics.
+        """
         sums: dict[str, float] = defaultdict(float)
         for batch in pack(examples, self.config.micro_batch_tokens, self.device):
             output = loss(self._inputs(batch))
@@ -56,8 +65,13 @@ class Policy:
         weight = sums.pop("weight")
         metrics = {name: value if name == "loss" else value / weight for name, value in sums.items()}
         factor = rate(self.config.optimizer, self.step, self.total_steps)
-        metrics["grad_norm"] = self.optimizer.step(factor)
+        metrics["grad_norm"] = self.optimizer.clip()
         metrics["lr"] = self.config.optimizer.lr * factor
+        metrics["updated"] = float(accepts(metrics) and math.isfinite(metrics["grad_norm"]))
+        if metrics["updated"]:
+            self.optimizer.step(factor)
+        self.optimizer.clear()
+        metrics["weight_norm"] = float(nn.utils.get_total_norm([p.detach() for p in self.optimizer.parameters]))
         self.step += 1
         return metrics
 

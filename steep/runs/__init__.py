@@ -1,9 +1,10 @@
-"""Run directories, metrics, checkpoints, listings, progress and evidence."""
+"""Run directories, metrics, checkpoints, health, listings, progress and evidence."""
 
 from steep.runs.checkpoint import Checkpoint, Rejection, load_latest, save
 from steep.runs.environment import git, machine, machine_line, versions
 from steep.runs.evidence import Claim, evidence, read_claims, write_evidence
 from steep.runs.files import Log, read_json, write_atomic, write_json
+from steep.runs.health import Health, HealthConfig, RollBackError, Trouble, differences, held_out_overlap, measures
 from steep.runs.listing import ABSENT, Comparison, Row, RunDetail, RunSummary, StageSummary, compare, list_runs, show
 from steep.runs.progress import Progress, duration, number, printable
 from steep.runs.run import Run, RunInfo, RunStatus
@@ -15,10 +16,13 @@ __all__ = [
     "Checkpoint",
     "Claim",
     "Comparison",
+    "Health",
+    "HealthConfig",
     "Log",
     "Metrics",
     "Progress",
     "Rejection",
+    "RollBackError",
     "Row",
     "Run",
     "RunDetail",
@@ -28,14 +32,18 @@ __all__ = [
     "Stage",
     "StageSummary",
     "Stopping",
+    "Trouble",
     "compare",
+    "differences",
     "duration",
     "evidence",
     "git",
+    "held_out_overlap",
     "list_runs",
     "load_latest",
     "machine",
     "machine_line",
+    "measures",
     "number",
     "printable",
     "read_claims",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from steep.errors import SteepError
 from steep.runs import checkpoint
+from steep.runs.health import Trouble, troubles
 from steep.runs.run import Run, RunInfo, RunStatus, flat
 from steep.runs.stage import Stage
 
@@ -47,6 +48,8 @@ class StageSummary:
     rollouts: list[int]
     """Steps whose rollouts are kept."""
     summary: dict[str, Any] | None
+    health: list[Trouble]
+    """What is wrong now, or was when the stage ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +156,7 @@ def _stage_summary(stage: Stage) -> StageSummary:
         checkpoints=checkpoint.steps(stage.checkpoints),
         rollouts=stage.rollout_steps(),
         summary=stage.summary,
+        health=troubles(stage),
     )
 
 

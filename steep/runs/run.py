@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import psutil
 
 from steep.config import to_json
-from steep.errors import ConfigError, SteepError
+from steep.errors import ConfigError, PausedError, SteepError
 from steep.runs import environment
 from steep.runs.files import fsync_directory, full_disk_explained, plain, read_json, write_json
 from steep.runs.stage import Stage
@@ -112,30 +112,39 @@ class Run:
         lists = {name: tuple(content[name]) for name in ("overrides", "stages", "resumed")}
         return cls(path, RunInfo(**(content | lists)))
 
-    def resume(self, config: Any | None = None) -> Self:
+    def resume(self, config: Any | None = None, overrides: Sequence[str] = ()) -> Self:
         """Take the run over in this process.
 
         A SteepError if another process is at it; a ConfigError if `config`, as the recipe gives it now, is not the
-        one that the run began with.
+        one that the run began with. `overrides` are new, are in `config`, and may change what is under `health`.
         """
         if self.status == "running" and self.info.pid != os.getpid():
             raise SteepError(f"{self.path} is being run by process {self.info.pid}", "stop that one first")
         if config is not None:
             before, now = flat(self.info.config), flat(plain(to_json(config)))
             added = now.keys() - before.keys() & set(at_default(config))  # fields that a newer version has
-            changed = [key for key in before | now if key not in added and before.get(key, ...) != now.get(key, ...)]
+            changed = [
+                key
+                for key in before | now
+                if key not in added
+                and before.get(key, ...) != now.get(key, ...)
+                and not (overrides and key.startswith("health."))
+            ]
             if changed:
                 raise ConfigError(
                     f"{self.info.recipe} is not what {self.path} began with: {', '.join(changed)}",
                     "undo the change, or begin a new run with --run NAME",
                 )
-        entry = {
+        entry: dict[str, Any] = {
             "at": _now(),
             "versions": environment.versions(),
             "git": environment.git(),
             "machine": environment.machine(),
         }
         self._ours = True
+        if overrides:
+            entry["overrides"] = list(overrides)
+            self._write(overrides=(*self.info.overrides, *overrides), config=plain(to_json(config)))
         self._write(status="running", error=None, resumed=(*self.info.resumed, entry), **_process())
         return self
 
@@ -183,6 +192,8 @@ class Run:
     ) -> None:
         if kind is None:
             self.set_status("finished")
+        elif isinstance(error, PausedError):
+            self.set_status("stopped", error.message)
         elif issubclass(kind, Exception):
             self.set_status("failed", f"{kind.__name__}: {error}")
         else:

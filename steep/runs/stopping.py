@@ -1,4 +1,7 @@
-"""Ctrl-C as a request: the loop finishes its step, saves, and then stops. A second Ctrl-C stops at once."""
+"""Ctrl-C as a request: the loop finishes its step, saves, and then stops. A second Ctrl-C stops at once.
+
+Health asks in the same way.
+"""
 
 import signal
 import threading
@@ -14,11 +17,16 @@ class Stopping:
             ...
             if stopping.asked:
                 save()
-                raise KeyboardInterrupt
+                raise stopping.reason
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.reason: BaseException = KeyboardInterrupt()
+
+    def stop(self, reason: Exception) -> None:
+        """Ask for it from within the loop."""
+        self.asked, self.reason = True, reason
 
     def __enter__(self) -> Self:
         self._before = {}

@@ -132,6 +132,9 @@ class Countdown(Generated):
             target = pool[0].value
             if shape.low <= target <= shape.high:
                 break
+        return self._asked(numbers, target, level, rng)
+
+    def _asked(self, numbers: Sequence[int], target: int, level: int, rng: Random) -> Problem:
         identity = f"countdown/{' '.join(map(str, sorted(numbers)))}={target}"
         listed = ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}"
         text = rng.choice(PHRASINGS).format(numbers=listed, target=target)
@@ -143,6 +146,11 @@ class Countdown(Generated):
             prompt=(Message(role="user", content=text),),
             key={"numbers": numbers, "target": target},
         )
+
+    def canaries(self) -> Sequence[Problem]:
+        """Three numbers up to 3 make 27 at most."""
+        rng = Random("countdown/canaries")
+        return [self._asked([rng.randint(1, 3) for _ in range(3)], rng.randint(28, 99), 1, rng) for _ in range(8)]
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         target, numbers = problem.key["target"], sorted(problem.key["numbers"])

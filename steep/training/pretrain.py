@@ -9,7 +9,7 @@ import numpy as np
 
 from steep.errors import ConfigError
 from steep.policies import Example, Policy
-from steep.runs import Stage
+from steep.runs import Health, Stage
 from steep.tasks.mixture import Share
 from steep.tokens import Template
 from steep.training.supervised import SupervisedConfig, train_supervised
@@ -31,13 +31,19 @@ class Writer(Protocol):
 
 
 def pretrain(
-    stage: Stage, policy: Policy, template: Template, shares: Sequence[Share], config: PretrainConfig, seed: int
+    stage: Stage,
+    policy: Policy,
+    template: Template,
+    shares: Sequence[Share],
+    config: PretrainConfig,
+    seed: int,
+    health: Health,
 ) -> None:
     def batch(step: int) -> list[Example]:
         numbers = range(step * config.sequences, (step + 1) * config.sequences)
         return [sequence(template, shares, config.length, seed, n, config.sequences) for n in numbers]
 
-    train_supervised(stage, policy, config, batch)
+    train_supervised(stage, policy, config, batch, health)
 
 
 def sequence(

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -14,20 +16,30 @@ from rich.console import Console
 from steep.engines import NativeConfig, NativeEngine, find_device, find_model, load_model, save_model, with_thought
 from steep.errors import ConfigError
 from steep.evals.demonstrator import DEMONSTRATOR
-from steep.evals.evaluate import EvalConfig, accuracy, evaluate
+from steep.evals.evaluate import EvalConfig, accuracy, evaluate, scores
 from steep.evals.suite import SuiteConfig, measure, measure_demonstrator
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.policies import Policy
 from steep.rollouts import Rollouts
-from steep.runs import Claim, Run, Stage, write_evidence
+from steep.runs import (
+    Claim,
+    Health,
+    HealthConfig,
+    RollBackError,
+    Run,
+    Stage,
+    held_out_overlap,
+    write_evidence,
+)
 from steep.tasks.mixture import Share, by_name, demonstrators, distinct, numbered, problems
 from steep.tokens import Template, TemplateConfig, Tokenizer, compact
 from steep.training.pretrain import PretrainConfig, Writer, document, pretrain
 from steep.training.rl import RlConfig, rl
 from steep.training.sft import SftConfig, sft
-from steep.types import Demonstrator, Engine, Task
+from steep.types import Demonstrator, Engine, Guarded, Split, Task
 
 HELD_OUT = 200  # problems that a recipe on other tasks is measured on
+OVERLAP_PROBLEMS = 500  # of each task and split that are compared
 TOKENIZER_TEXTS = 4000  # documents, prompts and demonstrations, each, that the tokenizer is trained on
 
 
@@ -77,6 +89,8 @@ class Recipe:
     sft: SftConfig | None = field(default_factory=SftConfig)
     rl: RlConfig | None = field(default_factory=RlConfig)
     watch: Watch = field(default_factory=Watch)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    """From where on something counts as wrong, and what is done about it: docs/health.md."""
     evals: tuple[Suite, ...] = ()
     """What the finished stages are measured on."""
     claims: Callable[[Run], list[Claim]] | None = None
@@ -125,13 +139,25 @@ def run_recipe(run: Run, recipe: Recipe, console: Console) -> None:
         if stage.finished:
             console.print(f"{name}: finished before")
         else:
-            model, template = begin(recipe) if before is None else _load(before)
-            train(stage, recipe, model.to(device), template)
-            save_model(stage.model, model, template)
-            stage.finish({})
+            look = partial(overlap, recipe.tasks, recipe.seed) if name == "rl" else dict
+            health = Health(stage, recipe.health, lambda text: console.print(text, markup=False, soft_wrap=True), look)
+            while not run_stage(stage, recipe, health, before, device):
+                pass
         before = stage.model
     if recipe.evals:
         evaluate_run(run, recipe)
+
+
+def run_stage(stage: Stage, recipe: Recipe, health: Health, before: Path | None, device: torch.device) -> bool:
+    """Train from the model of the stage before. False if health asks to go back to the newest checkpoint."""
+    model, template = begin(recipe) if before is None else _load(before)
+    try:
+        train(stage, recipe, model.to(device), template, health)
+    except RollBackError:
+        return False
+    save_model(stage.model, model, template)
+    stage.finish({})
+    return True
 
 
 def evaluate_run(run: Run, recipe: Recipe) -> None:
@@ -175,31 +201,33 @@ def begin(recipe: Recipe) -> tuple[Transformer, Template]:
     return model, template
 
 
-def train(stage: Stage, recipe: Recipe, model: Transformer, template: Template) -> None:
+def train(stage: Stage, recipe: Recipe, model: Transformer, template: Template, health: Health) -> None:
     """Run one training stage on `model`, in place."""
     if stage.name == "pretrain":
         assert recipe.pretrain is not None
         policy = Policy(model, recipe.pretrain.policy, recipe.pretrain.steps)
-        pretrain(stage, policy, template, recipe.tasks, recipe.pretrain, recipe.seed)
+        pretrain(stage, policy, template, recipe.tasks, recipe.pretrain, recipe.seed, health)
     elif stage.name == "sft":
         assert recipe.sft is not None
         policy = Policy(model, recipe.sft.policy, recipe.sft.steps)
-        sft(stage, policy, template, recipe.tasks, recipe.sft, recipe.seed)
+        sft(stage, policy, template, recipe.tasks, recipe.sft, recipe.seed, health)
     elif stage.name == "rl":
         assert recipe.rl is not None
-        train_rl(stage, recipe, recipe.rl, model, template)
+        train_rl(stage, recipe, recipe.rl, model, template, health)
     else:
         raise ConfigError(f"there is no stage {stage.name}")
 
 
-def train_rl(stage: Stage, recipe: Recipe, config: RlConfig, model: Transformer, template: Template) -> None:
+def train_rl(
+    stage: Stage, recipe: Recipe, config: RlConfig, model: Transformer, template: Template, health: Health
+) -> None:
     needs = config.algorithm.needs
     reference = Policy(deepcopy(model), config.policy, config.num_steps) if "reference" in needs else None
     teacher = load_teacher(config, template, model.device) if "teacher" in needs else None
     policy = Policy(model, config.policy, config.num_steps, critic="critic" in needs)
     engine = NativeEngine(model, recipe.engine, template.end_ids)
     rollouts = Rollouts(engine, template, recipe.tasks, config.rollouts, recipe.seed, config.max_staleness)
-    rl(stage, policy, engine, rollouts, config, lambda: watch(engine, template, recipe), reference, teacher)
+    rl(stage, policy, engine, rollouts, config, lambda: watch(engine, template, recipe), health, reference, teacher)
 
 
 def load_teacher(config: RlConfig, template: Template, device: torch.device) -> Policy:
@@ -213,16 +241,32 @@ def load_teacher(config: RlConfig, template: Template, device: torch.device) -> 
 
 
 def watch(engine: Engine, template: Template, recipe: Recipe) -> dict[str, float]:
-    """Accuracy on the validation split, by task and budget."""
+    """Accuracy on the validation split, by task and budget; how many unsolvable problems were answered to reward."""
     config = EvalConfig(budgets=recipe.watch.budgets, answer=recipe.watch.answer)
     metrics: dict[str, float] = {}
+    deceived: list[float] = []
     for name, task in by_name(recipe.tasks).items():
         asked = distinct(task, "valid", recipe.watch.problems)
         for budget, groups in evaluate(engine, template, {name: task}, asked, config).items():
             estimate = accuracy(groups)
             at = f"valid/{name}@{budget}"
             metrics |= {at: estimate.value, f"{at}_low": estimate.low, f"{at}_high": estimate.high}
-    return metrics
+        if isinstance(task, Guarded):
+            alone = replace(config, budgets=(max(config.budgets),))
+            (groups,) = evaluate(engine, template, {name: task}, task.canaries(), alone).values()
+            deceived += [float(score > 0) for score in scores(groups)]
+    return metrics | ({"canary": sum(deceived) / len(deceived)} if deceived else {})
+
+
+def overlap(shares: Sequence[Share], seed: int) -> dict[str, float]:
+    """How much of the held-out problems stands in training problems as well."""
+    texts: dict[Split, list[str]] = {"train": [], "valid": [], "test": []}
+    for split, prompts in texts.items():
+        for share in shares:
+            with suppress(ConfigError):  # a list may have no such split
+                found = distinct(share.task, split, OVERLAP_PROBLEMS, seed if split == "train" else 0)
+                prompts += [message.content for problem in found for message in problem.prompt]
+    return {"overlap": held_out_overlap(texts["train"], texts["valid"] + texts["test"])}
 
 
 def new_tokenizer(recipe: Recipe) -> Tokenizer:

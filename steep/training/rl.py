@@ -3,7 +3,6 @@
 rollouts.take -> groups -> examples (advantages, weights) -> policy.update -> engine.load_weights -> record
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from steep.algorithms import Algorithm, advantages, gae, token_weights
-from steep.errors import SteepError
 from steep.models.weights import digest
 from steep.policies import Example, Policy, PolicyConfig
 from steep.rollouts import RolloutConfig, Rollouts, rows
-from steep.runs import Progress, Stage, Stopping
+from steep.runs import Health, Progress, Stage, Stopping, differences, measures
 from steep.types import Engine, Group, Rollout
 
 
@@ -46,14 +44,15 @@ def rl(
     rollouts: Rollouts,
     config: RlConfig,
     evaluate: Callable[[], Mapping[str, float]],
+    health: Health,
     reference: Policy | None = None,
     teacher: Policy | None = None,
 ) -> None:
     """Run the steps that are left. `evaluate` measures the engine as it is; `reference` and `teacher` are frozen."""
-    start = resume(stage, policy, engine, rollouts)
+    start = resume(stage, policy, engine, rollouts, health, config.groups_per_step)
     if config.profile is not None and not rollouts.curriculum.rates:
         profile(rollouts, config.profile)
-        save(stage, start, policy, rollouts)
+        save(stage, start, policy, rollouts, health)
     baseline = before_training(rollouts, evaluate) if start == 0 else {}
     with Progress(config.num_steps, stage.name, start=start) as progress, Stopping() as stopping:
         for step in range(start, config.num_steps):
@@ -61,10 +60,10 @@ def rl(
             groups = rollouts.take(config.groups_per_step)
             sampled = time.monotonic()
             examples = learn_from(groups, policy, config.algorithm, reference, teacher)
-            metrics = policy.update(examples, config.algorithm.loss) if examples else {}
-            changed = math.isfinite(metrics.get("grad_norm", math.nan))  # no examples or a broken gradient: no step
-            sync(policy, engine, version=step + 1, changed=changed)
-            metrics = describe(groups) | metrics | {"tokens_trained": sum(len(e.ids) for e in examples)} | baseline
+            metrics = policy.update(examples, config.algorithm.loss, health.accepts) if examples else {}
+            synced = sync(policy, engine, version=step + 1, changed=metrics.get("updated", 0) > 0)
+            metrics = describe(groups) | measures(groups, step - config.max_staleness) | metrics
+            metrics |= synced | {"tokens_trained": sum(len(e.ids) for e in examples)} | baseline
             baseline = {}
             updated = time.monotonic()
             if (step + 1) % config.eval_every == 0 or step + 1 == config.num_steps:
@@ -79,26 +78,35 @@ def rl(
             shown = {k: metrics[k] for k in ("reward", "signal", "thought", "entropy") if k in metrics}
             progress.update(step + 1, shown | {"tokens/s": speed["tokens/s"]})
             progress.sample(sample_text(groups, rollouts))
-            if (step + 1) % config.checkpoint_every == 0 or stopping.asked or step + 1 == config.num_steps:
-                save(stage, step + 1, policy, rollouts)
+            health.check(step, metrics | speed, groups, progress.note, stopping)
+            due = (step + 1) % config.checkpoint_every == 0 and health.good
+            if due or stopping.asked or step + 1 == config.num_steps:
+                save(stage, step + 1, policy, rollouts, health)
             if stopping.asked:
                 stage.wait()
-                raise KeyboardInterrupt
+                raise stopping.reason
 
 
-def resume(stage: Stage, policy: Policy, engine: Engine, rollouts: Rollouts) -> int:
+def resume(
+    stage: Stage, policy: Policy, engine: Engine, rollouts: Rollouts, health: Health, groups_per_step: int
+) -> int:
     """Load the newest whole checkpoint, if there is one; the step to begin with."""
     checkpoint = stage.resume()
+    step, state = (checkpoint.step, checkpoint.state) if checkpoint else (0, {})
+    lost: list[str] = []
     if checkpoint is not None:
-        policy.load_state(checkpoint.state["policy"], checkpoint.weights)
-        rollouts.load_state(checkpoint.state["rollouts"])
-    step = checkpoint.step if checkpoint else 0
+        policy.load_state(state["policy"], checkpoint.weights)
+        rollouts.load_state(state["rollouts"])
+        taken_up = {"policy": policy.state(), "rollouts": rollouts.state()}
+        lost = differences({key: state[key] for key in taken_up}, taken_up)
+    rollouts.next_group += groups_per_step * health.begin(step, state.get("health", {}), lost)
     engine.load_weights(policy.weights(engine.dtype), version=step)
     return step
 
 
-def save(stage: Stage, step: int, policy: Policy, rollouts: Rollouts) -> None:
-    stage.save_checkpoint(step, {"policy": policy.state(), "rollouts": rollouts.state()}, policy.weights())
+def save(stage: Stage, step: int, policy: Policy, rollouts: Rollouts, health: Health) -> None:
+    state = {"policy": policy.state(), "rollouts": rollouts.state(), "health": health.state()}
+    stage.save_checkpoint(step, state, policy.weights())
 
 
 def profile(rollouts: Rollouts, per_level: int) -> None:
@@ -115,15 +123,13 @@ def before_training(rollouts: Rollouts, evaluate: Callable[[], Mapping[str, floa
     return {f"start/{k}": v for k, v in evaluate().items()} | profiled
 
 
-def sync(policy: Policy, engine: Engine, version: int, changed: bool) -> None:
-    """Hand the weights over and compare the engine's receipt with what was sent."""
+def sync(policy: Policy, engine: Engine, version: int, changed: bool) -> dict[str, float]:
+    """Hand the weights over. It failed if the engine's receipt is not for what was sent, or is the one from before."""
     weights = policy.weights(engine.dtype)
     before = engine.receipt
     receipt = engine.load_weights(weights, version)
-    if receipt.digest != digest(weights):
-        raise SteepError(f"weight sync {version} failed: the engine holds other weights than were sent")
-    if changed and before is not None and receipt.digest == before.digest:
-        raise SteepError(f"weight sync {version} changed nothing though the policy was updated", "is the rate 0?")
+    failed = receipt.digest != digest(weights) or (changed and receipt.digest == before.digest)
+    return {"sync_failed": float(failed)}
 
 
 def learn_from(
@@ -201,7 +207,9 @@ def describe(groups: Sequence[Group]) -> dict[str, float]:
     rollouts = [r for g in groups for r in g.rollouts]
     verdicts = [r.verdict for r in rollouts if r.verdict is not None]
     valid = [v.score for v in verdicts if v.kind != "invalid"]
-    varied = [len({r.verdict.score for r in g.rollouts if r.verdict}) > 1 for g in groups]
+    varied = [
+        len({r.verdict.score for r in g.rollouts if r.verdict and r.verdict.kind != "invalid"}) > 1 for g in groups
+    ]
     return {
         "reward": float(np.mean(valid)) if valid else 0.0,
         "signal": float(np.mean(varied)),

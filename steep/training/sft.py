@@ -15,7 +15,7 @@ import numpy as np
 from steep.algorithms import token_weights
 from steep.policies import Example, Policy
 from steep.rollouts import told
-from steep.runs import Stage
+from steep.runs import Health, Stage
 from steep.tasks.mixture import Share, demonstrators, numbered
 from steep.tokens import Template
 from steep.training.supervised import SupervisedConfig, train_supervised
@@ -35,7 +35,13 @@ class SftConfig(SupervisedConfig):
 
 
 def sft(
-    stage: Stage, policy: Policy, template: Template, shares: Sequence[Share], config: SftConfig, seed: int
+    stage: Stage,
+    policy: Policy,
+    template: Template,
+    shares: Sequence[Share],
+    config: SftConfig,
+    seed: int,
+    health: Health,
 ) -> None:
     tasks = demonstrators(shares)
 
@@ -51,7 +57,7 @@ def sft(
             for (ids, trained), w in zip(made, weights, strict=True)
         ]
 
-    train_supervised(stage, policy, config, batch)
+    train_supervised(stage, policy, config, batch, health)
 
 
 def demonstration(

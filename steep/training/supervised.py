@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from steep.algorithms import Rft
 from steep.policies import Example, Policy, PolicyConfig
-from steep.runs import Progress, Stage, Stopping
+from steep.runs import Health, Progress, Stage, Stopping, differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,27 +17,33 @@ class SupervisedConfig:
 
 
 def train_supervised(
-    stage: Stage, policy: Policy, config: SupervisedConfig, batch: Callable[[int], Sequence[Example]]
+    stage: Stage, policy: Policy, config: SupervisedConfig, batch: Callable[[int], Sequence[Example]], health: Health
 ) -> None:
-    """Run the steps that are left. `batch(step)` is the same whenever it is asked, so a resumed run is the same run."""
+    """Run the steps that are left. `batch(n)` is the same whenever it is asked, so a resumed run is the same run."""
     checkpoint = stage.resume()
-    start = 0
+    start, state = 0, {}
+    lost: list[str] = []
     if checkpoint is not None:
-        start = checkpoint.step
-        policy.load_state(checkpoint.state, checkpoint.weights)
+        start, state = checkpoint.step, checkpoint.state
+        policy.load_state(state, checkpoint.weights)
+        lost = differences({key: state[key] for key in policy.state()}, policy.state())
+    health.begin(start, state.get("health", {}), lost)
     loss = Rft()
     with Progress(config.steps, stage.name, start=start) as progress, Stopping() as stopping:
         for step in range(start, config.steps):
             began = time.monotonic()
-            examples = batch(step)
-            metrics = policy.update(examples, loss)
+            examples = batch(step + health.passed_over)
+            metrics = policy.update(examples, loss, health.accepts)
             tokens = sum(len(e.ids) for e in examples)
-            shown = {"loss": metrics["loss"], "lr": metrics["lr"], "grad_norm": metrics["grad_norm"], "tokens": tokens}
+            shown = {key: metrics[key] for key in ("loss", "lr", "grad_norm", "weight_norm", "updated")}
+            shown["tokens"] = tokens
             speed = tokens / (time.monotonic() - began)
             stage.record(step, shown, {"tokens/s": speed})
             progress.update(step + 1, {"loss": metrics["loss"], "tokens/s": speed})
-            if (step + 1) % config.checkpoint_every == 0 or stopping.asked or step + 1 == config.steps:
-                stage.save_checkpoint(step + 1, policy.state(), policy.weights())
+            health.check(step, shown | {"tokens/s": speed}, (), progress.note, stopping)
+            due = (step + 1) % config.checkpoint_every == 0 and health.good
+            if due or stopping.asked or step + 1 == config.steps:
+                stage.save_checkpoint(step + 1, policy.state() | {"health": health.state()}, policy.weights())
             if stopping.asked:
                 stage.wait()
-                raise KeyboardInterrupt
+                raise stopping.reason
