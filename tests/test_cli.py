@@ -214,6 +214,25 @@ def test_ctrl_c_stops_a_run_that_can_be_resumed(tmp_path):
     assert [row["step"] for row in Stage(path / "sft").metrics()] == list(range(200))
 
 
+def test_a_paused_run_says_why_and_goes_on_without_the_rule(elsewhere, capsys):
+    pausing = ["--pretrain", "none", "--sft.steps", "1", "--health.equal_rewards.steps", "1"]
+    told = failed(capsys, "train", TINY, *pausing)
+    assert "rl was paused: step 0: equal_rewards 1, limit 0" in told
+    assert "`steep resume runs/tiny --health.equal_rewards none`" in told
+    assert main(["runs", "show", "tiny"]) == 0
+    assert "\nrl, step 0: equal_rewards 1, limit 0" in capsys.readouterr().out
+    told = failed(capsys, "resume", "runs/tiny", "--rl.num_steps", "9")
+    assert "is not what runs/tiny began with: rl.num_steps" in told
+    assert main(["resume", "runs/tiny", "--health.equal_rewards", "none"]) == 0
+    assert main(["runs", "show", "tiny", "--json"]) == 0
+    shown = last_json(capsys)
+    assert (shown["info"]["status"], shown["info"]["config"]["health"]["equal_rewards"]) == ("finished", None)
+    assert main(["train", TINY, "--run", "calm", *ONE_STAGE]) == 0
+    capsys.readouterr()
+    assert main(["runs", "show", "calm"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "healthy"
+
+
 def test_train_tells_json_last_and_only(elsewhere, capsys):
     assert main(["train", TINY, "--json", "--run", "short", *ONE_STAGE]) == 0
     out = capsys.readouterr().out
@@ -260,7 +279,8 @@ def broken(class_name):
 def test_a_checker_that_raises_is_counted(elsewhere):
     broken("NoVerdict")
     # Long answers: one that is not finished is wrong, whatever its checker would say.
-    assert main(["train", "mine.py", "--pretrain", "none", "--rl.rollouts.answer", "128"]) == 0
+    options = ["--pretrain", "none", "--rl.rollouts.answer", "128", "--health.invalid_verdicts.pause", "none"]
+    assert main(["train", "mine.py", *options]) == 0
     stage = Run.open(Path("runs/mine")).stage("rl")
     judged = [row for row in stage.rollouts() if row["verdict"] == "invalid"]
     assert judged

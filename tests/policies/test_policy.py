@@ -149,6 +149,19 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
         assert torch.equal(parameter, before[name])
 
 
+def test_an_update_that_is_not_accepted_changes_nothing():
+    trained, seen = policy(), {}
+    before = {n: p.detach().clone() for n, p in trained.model.named_parameters()}
+    refused = trained.update(examples([6, 8]), Cispo(), lambda metrics: bool(seen.update(metrics)))
+    assert refused["updated"] == 0
+    assert seen["grad_norm"] == refused["grad_norm"] > 0
+    assert all(torch.equal(p, before[n]) for n, p in trained.model.named_parameters())
+    norm = math.sqrt(sum(float(p.square().sum()) for p in before.values()))
+    assert refused["weight_norm"] == pytest.approx(norm)
+    assert trained.update(examples([6, 8]), Cispo())["updated"] == 1
+    assert not all(torch.equal(p, before[n]) for n, p in trained.model.named_parameters())
+
+
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_state_restores_the_optimizer_exactly(kind: str):
     first, second = policy(kind=kind), policy(kind=kind)

@@ -56,6 +56,13 @@ def test_there_are_a_thousand_held_out_problems():
     assert len({p.id for p in some(1, "test", 30_000)}) >= 1000
 
 
+def test_canaries_cannot_be_solved():
+    for problem in Countdown().canaries():
+        numbers, target = problem.key["numbers"], problem.key["target"]
+        assert max(sum(numbers), max(a * b for a in numbers for b in numbers) * max(numbers)) < target
+        assert not can_make(target, [Operand(n, str(n)) for n in numbers])
+
+
 def checked_steps(thought: str) -> tuple[int, int]:
     """(true steps, false steps) of a thought, by replaying each of them."""
     true = false = 0

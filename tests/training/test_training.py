@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -13,20 +14,24 @@ from rich.console import Console
 
 from steep.algorithms import PRESETS, Algorithm
 from steep.config import load_recipe, override
-from steep.engines import find_device, load_model, save_model
-from steep.errors import SteepError
+from steep.engines import NativeEngine, find_device, load_model, save_model
+from steep.errors import PausedError, SteepError
 from steep.models import Transformer, initialise
 from steep.policies import OptimizerConfig, Policy, PolicyConfig
-from steep.runs import Run
+from steep.runs import Run, show
+from steep.runs.health import HealthConfig, Limit
 from steep.tasks.countdown import Countdown
+from steep.tasks.mixture import Share
 from steep.tokens import Template, Tokenizer, chatml, compact
 from steep.training import rl as rl_module
-from steep.training.recipe import Recipe, begin, run_recipe
+from steep.training.recipe import Recipe, begin, overlap, run_recipe, watch
 from steep.training.rl import describe, learn_from
 from steep.training.sft import SftConfig, demonstration
-from steep.types import Budget, Group, Rollout, correct, invalid, wrong
+from steep.types import Budget, Group, Message, Problem, Rollout, correct, invalid, wrong
+from tests.recipes.coin import Coin
 
 TINY = Path(__file__).parent.parent / "recipes" / "tiny.py"
+COIN = TINY.with_name("coin.py")
 
 
 def tiny(*overrides: str) -> Recipe:
@@ -125,12 +130,12 @@ def test_a_run_that_is_cut_resumes_bitwise(stage: str, finished: Path, tmp_path:
     before = {"pretrain": 0, "sft": 3, "rl": 6}[stage]
     plain = Policy.update
 
-    def cut(self, examples, loss):
+    def cut(self, *arguments):
         nonlocal updates
         updates += 1
         if updates == before + 3:
             raise RuntimeError("cut")
-        return plain(self, examples, loss)
+        return plain(self, *arguments)
 
     monkeypatch.setattr(Policy, "update", cut)
     if stage == "rl":  # steps without signal make no update: count the steps that ask for examples instead
@@ -313,16 +318,20 @@ def test_what_is_recorded_of_a_step():
     assert metrics["tokens_sampled"] == 30
 
 
-def test_a_sync_that_changed_nothing_stops_the_run(tmp_path: Path, monkeypatch):
+def test_a_sync_that_changed_nothing_pauses_the_run(tmp_path: Path, monkeypatch):
     recipe = tiny("--sft.steps", "1", "--pretrain", "none", "--rl.policy.optimizer.lr", "0")
     examples = learn_from([group(1, 0)], small_policy(), Algorithm())
     monkeypatch.setattr(rl_module, "learn_from", lambda *_: examples)
-    with pytest.raises(SteepError, match="changed nothing"):
+    with pytest.raises(PausedError, match="step 0: weight_sync 1"):
         carry_out(tmp_path / "still", recipe)
+    run = Run.open(tmp_path / "still")
+    assert (run.status, show(run).stages[-1].checkpoints) == ("stopped", [1])
+    assert run.info.error.startswith("rl was paused: step 0: weight_sync")
 
 
 def test_a_gradient_that_is_not_finite_skips_the_step_and_the_run_goes_on(tmp_path: Path, monkeypatch):
-    recipe = tiny("--sft.steps", "1", "--pretrain", "none", "--rl.num_steps", "2")
+    made_up = ["--health.mismatch", "none", "--health.first_update", "none"]  # nobody sampled the examples
+    recipe = tiny("--sft.steps", "1", "--pretrain", "none", "--rl.num_steps", "2", *made_up)
     examples = learn_from([group(1, 0)], small_policy(), Algorithm())
     broken = [replace(e, advantages=e.advantages * np.nan) for e in examples]
     monkeypatch.setattr(rl_module, "learn_from", lambda *_: broken)
@@ -355,3 +364,100 @@ def test_distilling_without_a_teacher_says_so(tmp_path: Path):
     recipe = tiny("--pretrain", "none", "--sft.steps", "1")
     with pytest.raises(SteepError, match="needs a teacher"):
         carry_out(tmp_path / "run", replace(recipe, rl=replace(recipe.rl, algorithm=PRESETS["distill"]())))
+
+
+def coin(seed: int = 0, **limits: Limit) -> Recipe:
+    """The machine that tests run on may be busy: how fast it is, is not looked at."""
+    return replace(load_recipe(COIN), seed=seed, health=HealthConfig(throughput=None, **limits))
+
+
+@pytest.fixture(scope="module")
+def tossed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return carry_out(tmp_path_factory.mktemp("runs") / "coin", coin())
+
+
+def health(run: Run) -> list[tuple[str, int, str, str]]:
+    rows = [(stage.name, row) for stage in run.stages() for row in stage.log("health").rows()]
+    return [(name, row["step"], row["rule"], row["reaction"]) for name, row in rows]
+
+
+def test_a_healthy_run_raises_no_alarm(tossed: Run):
+    assert health(tossed) == []
+    assert [stage.health for stage in show(tossed).stages] == [[], []]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_healthy_runs_of_other_seeds_raise_no_alarm(seed: int, tmp_path: Path):
+    assert health(carry_out(tmp_path / "coin", coin(seed))) == []
+
+
+@pytest.mark.parametrize(("stage", "at", "good"), [("sft", 70, 50), ("rl", 3, 2)])
+def test_broken_weights_are_rolled_back_and_the_batches_passed_over(
+    stage: str, at: int, good: int, tossed: Run, tmp_path: Path, monkeypatch
+):
+    plain, calls = Policy.update, 0
+
+    def poisoned(self, *arguments):
+        nonlocal calls
+        calls += 1
+        if calls == {"sft": 0, "rl": 100}[stage] + at + 1:
+            with torch.no_grad():
+                self.model.embedding.weight[0] = np.nan
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Policy, "update", poisoned)
+    run = carry_out(tmp_path / "broken", coin())
+    found = [row for row in health(run) if row[0] == stage and row[2] == "broken_weights"]
+    assert found == [(stage, at, "broken_weights", "roll_back"), (stage, good, "broken_weights", "over")]
+    rows = run.stage(stage).metrics()
+    before = tossed.stage(stage).metrics()
+    assert [row["step"] for row in rows] == list(range(len(before)))
+    assert rows[:good] == before[:good]
+    assert all(np.isfinite(row["weight_norm"]) for row in rows)
+    if stage == "rl":
+        first = [next(r.stage("rl").rollouts([step]))["seed"] for r, step in ((run, 2), (tossed, 4))]
+        assert first[0] == first[1]
+    else:
+        assert rows[good]["tokens"] == before[at + 1]["tokens"]
+
+
+def test_a_run_that_health_paused_goes_on_as_if_it_had_not(tossed: Run, tmp_path: Path):
+    path, paused = tmp_path / "paused", coin(truncation=Limit(pause=-1, steps=3))
+    with pytest.raises(PausedError, match="rl was paused: step 2: truncation"):
+        carry_out(path, paused)
+    for step in (3, 4):  # what is wrong is still wrong
+        with Run.open(path).resume(paused) as run, pytest.raises(PausedError, match=f"step {step}: truncation"):
+            run_recipe(run, paused, Console(quiet=True))
+    with Run.open(path).resume(coin(truncation=None), ["--health.truncation", "none"]) as run:
+        run_recipe(run, coin(truncation=None), Console(quiet=True))
+    assert run.info.overrides == ("--health.truncation", "none")
+    for stage in ("sft", "rl"):
+        assert lines(path / stage / "metrics.jsonl") == lines(tossed.path / stage / "metrics.jsonl")
+
+
+class Deceived(Coin):
+    """Its canaries are answered like anything else, and half of the answers are rewarded."""
+
+    def canaries(self) -> list[Problem]:
+        return list(islice(self.problems("valid", 0), 12))
+
+
+def test_a_verifier_that_is_deceived_is_found_out_at_evaluations(tossed: Run):
+    loaded = load_model(tossed.path)
+    engine = NativeEngine(loaded.model, coin().engine, loaded.template.end_ids)
+    assert "canary" not in watch(engine, loaded.template, coin())
+    assert watch(engine, loaded.template, replace(coin(), tasks=(Share(task=Deceived()),)))["canary"] > 0
+
+
+def test_the_problems_of_a_recipe_are_compared_with_those_held_out():
+    assert overlap((Share(task=Countdown()),), seed=0) == {"overlap": 0}
+
+    class Leaking(Coin):
+        """Asks the same in every split."""
+
+        def problems(self, split, seed, level=None, start=0):
+            yield from (
+                replace(p, prompt=(Message(role="user", content=p.id[-1]),)) for p in super().problems(split, seed)
+            )
+
+    assert overlap((Share(task=Leaking()),), seed=0) == {"overlap": 1}

@@ -45,7 +45,7 @@ class UpdateLimit(Limit):
 class HealthConfig:
     """The lines of every rule; None leaves a rule out.
 
-    They were drawn above what healthy runs show: 14 of RL and 30 supervised ones, 13,000 steps (docs/health.md).
+    They were drawn above what healthy runs showed, in 10,000 steps of RL and fine-tuning (docs/health.md).
     """
 
     not_finite: UpdateLimit | None = UpdateLimit(skip=0, roll_back=0, steps=3)

@@ -19,6 +19,8 @@ from steep.types import Group, Rollout
 
 START = 5
 """Steps whose median is what a run began with."""
+LATELY = 10
+"""Steps that are looked at together where one tells little."""
 WINDOW = 50
 """Steps that a spike stands out from."""
 ENOUGH = 20
@@ -137,7 +139,7 @@ def rise(seen: Seen, memory: Memory, name: str) -> float:
 def flat_groups(seen: Seen, memory: Memory) -> float | None:
     if "signal" not in seen.metrics:
         return None
-    last = memory["last"] = [*memory.get("last", []), 1 - seen.metrics["signal"]][-10:]
+    last = memory["last"] = [*memory.get("last", []), 1 - seen.metrics["signal"]][-LATELY:]
     return statistics.fmean(last) if len(last) >= START else None
 
 
@@ -182,11 +184,12 @@ def taken_twice(seen: Seen, memory: Memory) -> float | None:
 
 
 def slowed(seen: Seen, memory: Memory) -> float | None:
-    """How many times slower the last three steps were than those before, by their medians."""
+    """How many times longer a token took in the last LATELY steps than in those before."""
     if "tokens/s" not in seen.metrics:
         return None
-    past = memory["speeds"] = [*memory.get("speeds", []), seen.metrics["tokens/s"]][-WINDOW:]
-    return statistics.median(past[:-3]) / statistics.median(past[-3:]) if len(past) >= START + 3 else None
+    past = memory["times"] = [*memory.get("times", []), 1 / seen.metrics["tokens/s"]][-WINDOW:]
+    before, lately = past[:-LATELY], past[-LATELY:]
+    return statistics.fmean(lately) / statistics.median(before) if len(before) >= START else None
 
 
 GRAMS = f"{LENGTH} tokens in a row"
@@ -284,7 +287,7 @@ RULES: dict[str, Rule] = {
     ),
     "zero_variance": Rule(
         measure=flat_groups,
-        value="share of groups whose rollouts all score alike, over ten steps",
+        value=f"share of groups whose rollouts all score alike, over {LATELY} steps",
         means="They teach nothing: the problems are too easy or too hard, and sampling them is lost time.",
         do="other levels or tasks, larger groups (rl.rollouts.group_size)",
         reads=("signal", "reward"),
@@ -372,7 +375,7 @@ RULES: dict[str, Rule] = {
     ),
     "throughput": Rule(
         measure=slowed,
-        value="times that the last three steps were slower than those before, in tokens a second",
+        value=f"times that a token took longer in the last {LATELY} steps than before",
         means="Something else uses the machine, or it is too hot, or memory runs short.",
         do="see what else runs (`top`)",
         reads=("tokens/s",),
