@@ -11,6 +11,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -205,10 +206,12 @@ class Health:
         drift_s = time.time() - time.monotonic()
         jump_s = 0.0 if self._drift_s is None else abs(drift_s - self._drift_s)
         self._drift_s = drift_s
-        newest = max(self.stage.checkpoints.glob("step-*"), default=None)
-        size = 0 if newest is None else sum(file.stat().st_size for file in newest.iterdir())
-        free = max(shutil.disk_usage(self.stage.path).free, 1)
-        return {"clock_jump_s": jump_s, "checkpoint_of_disk": size / free}
+        facts = {"clock_jump_s": jump_s}
+        with suppress(OSError, ValueError):  # there is none yet, or a thread is about to delete it
+            oldest = min(self.stage.checkpoints.glob("step-*"))
+            size = sum(file.stat().st_size for file in oldest.iterdir())
+            facts["checkpoint_of_disk"] = size / max(shutil.disk_usage(self.stage.path).free, 1)
+        return facts
 
     def _paused(self, what: str, trouble: Trouble) -> PausedError:
         resume = f"steep resume {self.stage.path.parent}"
