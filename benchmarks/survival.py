@@ -39,7 +39,7 @@ from benchmarks.worker import ROOT
 from steep.config import load_recipe, override
 from steep.errors import SteepError
 from steep.policies import Policy
-from steep.runs import Claim, Run, Stage, checkpoint, evidence, write_evidence
+from steep.runs import Claim, Health, Run, Stage, checkpoint, evidence, write_evidence
 from steep.runs.codec import encode
 from steep.sandbox import CheckError, Sandbox
 from steep.tasks.arithmetic import Arithmetic
@@ -301,8 +301,9 @@ def cost(steps: int = 20) -> list[float]:
         stage = TimedStage(Path(scratch))
         stage.waited_s = []
         with redirect_stdout(sys.stderr):
+            health = Health(stage, recipe.health, print)
             often = replace(recipe.sft, steps=steps, checkpoint_every=1)
-            sft(stage, Policy(model, often.policy, steps), template, recipe.tasks, often, recipe.seed)
+            sft(stage, Policy(model, often.policy, steps), template, recipe.tasks, often, recipe.seed, health)
         stage.wait()
         elapsed_s = [row["elapsed_s"] for row in stage.timing()]
     each_s = statistics.median(after - before for before, after in pairwise(elapsed_s))

@@ -4,7 +4,7 @@ from steep.runs.checkpoint import Checkpoint, Rejection, load_latest, save
 from steep.runs.environment import git, machine, machine_line, versions
 from steep.runs.evidence import Claim, evidence, read_claims, write_evidence
 from steep.runs.files import Log, read_json, write_atomic, write_json
-from steep.runs.health import Health, HealthConfig, RollBackError, Trouble, differences, held_out_overlap, measures
+from steep.runs.health import Health, HealthConfig, RollBackError, Trouble, held_out_overlap, measures
 from steep.runs.listing import ABSENT, Comparison, Row, RunDetail, RunSummary, StageSummary, compare, list_runs, show
 from steep.runs.progress import Progress, duration, number, printable
 from steep.runs.run import Run, RunInfo, RunStatus
@@ -34,7 +34,6 @@ __all__ = [
     "Stopping",
     "Trouble",
     "compare",
-    "differences",
     "duration",
     "evidence",
     "git",

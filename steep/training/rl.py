@@ -14,7 +14,7 @@ from steep.algorithms import Algorithm, advantages, gae, token_weights
 from steep.models.weights import digest
 from steep.policies import Example, Policy, PolicyConfig
 from steep.rollouts import RolloutConfig, Rollouts, rows
-from steep.runs import Health, Progress, Stage, Stopping, differences, measures
+from steep.runs import Health, Progress, Stage, Stopping, measures
 from steep.types import Engine, Group, Rollout
 
 
@@ -92,14 +92,12 @@ def resume(
 ) -> int:
     """Load the newest whole checkpoint, if there is one; the step to begin with."""
     checkpoint = stage.resume()
-    step, state = (checkpoint.step, checkpoint.state) if checkpoint else (0, {})
-    lost: list[str] = []
     if checkpoint is not None:
-        policy.load_state(state["policy"], checkpoint.weights)
-        rollouts.load_state(state["rollouts"])
-        taken_up = {"policy": policy.state(), "rollouts": rollouts.state()}
-        lost = differences({key: state[key] for key in taken_up}, taken_up)
-    rollouts.next_group += groups_per_step * health.begin(step, state.get("health", {}), lost)
+        policy.load_state(checkpoint.state["policy"], checkpoint.weights)
+        rollouts.load_state(checkpoint.state["rollouts"])
+    step = checkpoint.step if checkpoint else 0
+    taken_up = {"policy": policy.state(), "rollouts": rollouts.state(), "weights": policy.weights()}
+    rollouts.next_group += groups_per_step * health.begin(checkpoint, taken_up)
     engine.load_weights(policy.weights(engine.dtype), version=step)
     return step
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from steep.algorithms import Rft
 from steep.policies import Example, Policy, PolicyConfig
-from steep.runs import Health, Progress, Stage, Stopping, differences
+from steep.runs import Health, Progress, Stage, Stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +21,11 @@ def train_supervised(
 ) -> None:
     """Run the steps that are left. `batch(n)` is the same whenever it is asked, so a resumed run is the same run."""
     checkpoint = stage.resume()
-    start, state = 0, {}
-    lost: list[str] = []
+    start = 0
     if checkpoint is not None:
-        start, state = checkpoint.step, checkpoint.state
-        policy.load_state(state, checkpoint.weights)
-        lost = differences({key: state[key] for key in policy.state()}, policy.state())
-    health.begin(start, state.get("health", {}), lost)
+        start = checkpoint.step
+        policy.load_state(checkpoint.state, checkpoint.weights)
+    health.begin(checkpoint, policy.state() | {"weights": policy.weights()})
     loss = Rft()
     with Progress(config.steps, stage.name, start=start) as progress, Stopping() as stopping:
         for step in range(start, config.steps):

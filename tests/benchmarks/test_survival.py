@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from benchmarks import survival
+from steep.errors import PausedError
 from steep.policies import Policy
 from steep.rollouts import Rollouts
 from steep.rollouts.curriculum import Curriculum
@@ -64,7 +66,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("lost", LOST)
-def test_a_run_that_lost_a_piece_of_its_state_is_another_run(lost: str, whole, tmp_path: Path, monkeypatch):
+def test_a_run_that_lost_a_piece_of_its_state_does_not_go_on(lost: str, whole, tmp_path: Path, monkeypatch):
     learn, asked = rl_module.learn_from, 0
 
     def cut(*args, **kwargs):
@@ -80,5 +82,6 @@ def test_a_run_that_lost_a_piece_of_its_state_is_another_run(lost: str, whole, t
         survival.carry_out(path, recipe)
     owner, spoil = LOST[lost]
     monkeypatch.setattr(owner, "load_state", spoil(owner.load_state))
-    survival.carry_out(path, recipe)
+    with nullcontext() if lost == "nothing" else pytest.raises(PausedError, match="lost_state"):
+        survival.carry_out(path, recipe)
     assert (survival.contents(path) == whole) == (lost == "nothing")

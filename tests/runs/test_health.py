@@ -10,8 +10,17 @@ import pytest
 import torch
 
 from steep.errors import PausedError
-from steep.runs import Health, HealthConfig, RollBackError, Stage, Stopping, differences, held_out_overlap, measures
-from steep.runs.health import RULES, Limit, UpdateLimit, WarnLimit, table, troubles, watching
+from steep.runs import (
+    Checkpoint,
+    Health,
+    HealthConfig,
+    RollBackError,
+    Stage,
+    Stopping,
+    held_out_overlap,
+    measures,
+)
+from steep.runs.health import RULES, Limit, UpdateLimit, WarnLimit, differences, table, troubles, watching
 from steep.types import Budget, Group, Message, Problem, Rollout, Verdict, correct, invalid, wrong
 
 CLEAN = 25
@@ -114,8 +123,13 @@ def metrics(step: int, given: Sequence[Group]) -> dict[str, float]:
 def watched(path: Path, config: HealthConfig | None = None) -> Health:
     path.mkdir(exist_ok=True)
     health = Health(Stage(path), config or HealthConfig(), lambda text: None)
-    health.begin(0, {})
+    health.begin(None, {})
     return health
+
+
+def saved(step: int, health: dict[str, Any] | None = None, **state: Any) -> Checkpoint:
+    state = state if health is None else {**state, "health": health}
+    return Checkpoint(step=step, path=Path("step"), state=state, weights={"w": torch.ones(2)})
 
 
 def go(health: Health, step: int, fault: Fault | None = None) -> tuple[bool, BaseException | None]:
@@ -169,7 +183,7 @@ def test_problems_that_are_held_out_and_trained_on_are_told_before_the_first_ste
     prompts = [f"Problem {n}: how many apples does Ann have, who had {n} and ate two of them?" for n in range(40)]
     look = {"overlap": held_out_overlap(prompts[:30], prompts[27:])}
     health = Health(Stage(tmp_path / "rl"), HealthConfig(), told.append, lambda: look)
-    assert health.begin(0, {}) == 0
+    assert health.begin(None, {}) == 0
     assert [row["rule"] for row in fired(health)] == ["overlap"]
     assert fired(health)[0]["value"] == pytest.approx(3 / 13)
     assert "overlap" in told[0]
@@ -183,15 +197,14 @@ def test_phrases_of_a_task_are_no_overlap():
 
 
 def test_a_state_that_was_not_taken_up_stops_the_run(tmp_path: Path):
-    saved = {"step": 3, "optimizer": [{"lr": 0.1, "exp": torch.ones(2)}]}
-    now = {"step": 3, "optimizer": [{"lr": 0.2, "exp": torch.zeros(2)}]}
-    assert differences(saved, saved) == []
-    lost = differences(saved, now)
-    assert lost == ["optimizer.0.lr", "optimizer.0.exp"]
+    before = {"optimizer": [{"lr": 0.1, "exp": torch.ones(2)}]}
+    assert differences(before, before) == []
     health = watched(tmp_path / "rl")
-    with pytest.raises(PausedError, match="lost_state 2"):
-        health.begin(3, health.state(), lost)
-    assert fired(health)[0]["evidence"] == {"lost": "optimizer.0.lr, optimizer.0.exp"}
+    assert health.begin(saved(3, **before), {**before, "weights": {"w": torch.ones(2)}}) == 0
+    now = {"optimizer": [{"lr": 0.2, "exp": torch.zeros(2)}], "weights": {"w": torch.zeros(2)}}
+    with pytest.raises(PausedError, match="lost_state 3"):
+        health.begin(saved(3, **before), now)
+    assert fired(health)[0]["evidence"] == {"lost": "optimizer.0.lr, optimizer.0.exp, weights.w"}
 
 
 def test_a_clock_that_jumps_is_told(tmp_path: Path, monkeypatch):
@@ -244,11 +257,11 @@ def test_a_run_goes_back_twice_and_then_no_more(tmp_path: Path):
     health = watched(tmp_path / "rl")
     for step, left_out in ((12, 3), (11, 5)):
         assert isinstance(go(health, step, FAULTS["broken_weights"])[1], RollBackError)
-        assert health.begin(10, health.state() | {"passed_over": 0}) == left_out
+        assert health.begin(saved(10, health.state() | {"passed_over": 0}), {}) == left_out
         assert health.passed_over == left_out
     go(health, 10, FAULTS["broken_weights"])
     with pytest.raises(PausedError, match="went back to step 10 2 times"):
-        health.begin(10, {})
+        health.begin(saved(10), {})
 
 
 def test_no_state_on_the_way_to_a_roll_back_is_good(tmp_path: Path):
@@ -276,7 +289,7 @@ def test_a_resumed_run_finds_the_same(cut: int, tmp_path: Path):
         if step == cut:
             state = health.state()
             health = Health(Stage(tmp_path / "cut"), config, lambda text: None)
-            health.begin(step, state)
+            health.begin(saved(step, state), {})
         fault = FAULTS[faults[step]] if step in faults else None
         assert go(health, step, fault) == go(whole, step, fault)
     assert fired(health) == fired(whole) != []

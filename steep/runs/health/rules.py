@@ -367,7 +367,7 @@ RULES: dict[str, Rule] = {
     ),
     "lost_state": Rule(
         measure=metric("lost_state"),
-        value="parts of the checkpoint (optimizer step and rate, random numbers, curriculum) that were not taken up",
+        value="parts of the checkpoint (weights, optimizer, step, random numbers, curriculum) that were not taken up",
         means="The resumed run would be another one.",
         do="use the version of steep that made the checkpoint",
         reads=("lost",),

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from steep.errors import PausedError
+from steep.runs.checkpoint import Checkpoint
 from steep.runs.health.limits import REACTIONS, WAITING, HealthConfig, Limit, Reaction, WarnLimit
 from steep.runs.health.rules import RULES, Memory, Rule, Seen, When
 from steep.runs.progress import number
@@ -100,9 +101,15 @@ class Health:
         state = {"memory": kept(self.memory), "in_a_row": kept(self.in_a_row), "open": kept(self.open)}
         return {**state, "passed_over": self.passed_over}
 
-    def begin(self, step: int, state: Mapping[str, Any], lost: Sequence[str] = ()) -> int:
-        """Look at what there is to see before the first step. `state` is that of the checkpoint, `lost` the parts of it
-        that were not taken up. Returns how many batches are passed over beyond those that the checkpoint knows of."""
+    def begin(self, checkpoint: Checkpoint | None, taken_up: Mapping[str, Any]) -> int:
+        """Look at what there is to see before the first step. `taken_up` is the state that the stage has now: that of
+        the checkpoint, if nothing was lost, and its `weights`.
+
+        Returns how many batches are passed over beyond those that the checkpoint knows of."""
+        step = checkpoint.step if checkpoint else 0
+        saved = {**checkpoint.state, "weights": checkpoint.weights} if checkpoint else taken_up
+        lost = differences({part: saved[part] for part in taken_up}, taken_up)
+        state = saved.get("health", {})
         self._take_up(state)
         self._go_on_after_fault(step)
         left_out = sum(at + 1 - step for at in self._faults.get(step, ()))
