@@ -200,7 +200,7 @@ class Health:
                     next=BEFORE[reaction] + rule.do,
                 )
                 troubles.append(trouble)
-                if reaction not in (before, "warn") or before is None:
+                if reaction != before or reaction != "warn":
                     log.append(asdict(trouble))
                     tell(f"health: {trouble}")
             elif before is not None:
