@@ -57,6 +57,9 @@ class RunInfo:
     """Why the run failed."""
     resumed: tuple[dict[str, Any], ...] = ()
     """One entry for each resume: time, versions, git, machine."""
+    chosen: tuple[str, ...] | None = None
+    """Keys of the config, as `flat` names them, that have another value than their field's default; None in runs that
+    an older version began."""
 
 
 class Run:
@@ -82,16 +85,19 @@ class Run:
         with full_disk_explained(path):
             path.mkdir(parents=True, exist_ok=True)
             fsync_directory(path.parent)
+        tree = plain(to_json(config))
+        by_default = set(at_default(config))
         info = RunInfo(
             recipe=str(recipe),
             overrides=tuple(overrides),
-            config=plain(to_json(config)),
+            config=tree,
             seed=seed,
             versions=environment.versions(),
             git=environment.git(),
             machine=environment.machine(),
             created=_now(),
             status="running",
+            chosen=tuple(key for key in flat(tree) if key not in by_default),
             **_process(),
         )
         run = cls(path, info, ours=True)
@@ -105,11 +111,13 @@ class Run:
             raise SteepError(f"{path} is not a run: it has no run.json", "`steep runs` lists the runs here")
         content = read_json(path / "run.json")
         names = {field.name for field in fields(RunInfo)}
-        if not isinstance(content, dict) or set(content) != names:
+        if not isinstance(content, dict) or set(content) | {"chosen"} != names:
             raise SteepError(
                 f"{path / 'run.json'} was not written by this version of steep", "use the one that made it"
             )
         lists = {name: tuple(content[name]) for name in ("overrides", "stages", "resumed")}
+        if content.get("chosen") is not None:
+            lists["chosen"] = tuple(content["chosen"])
         return cls(path, RunInfo(**(content | lists)))
 
     def resume(self, config: Any | None = None) -> Self:
@@ -211,6 +219,8 @@ def at_default(config: Any, prefix: str = "") -> Iterator[str]:
         if value == default:
             yield from flat(plain(to_json(value)), path)
         else:
+            if is_dataclass(value) and type(value) is type(default):
+                yield path
             yield from at_default(value, path)
 
 

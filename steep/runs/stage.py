@@ -101,7 +101,7 @@ class Stage:
 
         Mappings are stored as JSON text, because the keys of problems differ from task to task.
         """
-        path = self._rollout_path(step)
+        path = self.rollout_path(step)
         columns, fields = [], []
         for name in dict.fromkeys(name for row in rows for name in row):
             values = [row.get(name) for row in rows]
@@ -127,14 +127,18 @@ class Stage:
         `columns` are the ones to read (None: all): a row is mostly its token ids.
         """
         for step in self.rollout_steps() if steps is None else steps:
-            # The handle is ours, so that reading a step does not start pyarrow's own file system threads.
-            with open(self._rollout_path(step), "rb") as file:
-                table = pq.read_table(file, columns=None if columns is None else list(columns))
+            table = self.rollout_table(step, columns)
             decoded = [field.name for field in table.schema if field.metadata == AS_JSON]
             for row in table.to_pylist():
                 yield {"step": step, **row, **{name: json.loads(row[name]) for name in decoded}}
 
-    def _rollout_path(self, step: int) -> Path:
+    def rollout_table(self, step: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one step as they are on disk; columns that it does not have are left out."""
+        # The handle is ours, so that reading a step does not start pyarrow's own file system threads.
+        with open(self.rollout_path(step), "rb") as file:
+            return pq.ParquetFile(file).read(None if columns is None else list(columns), use_threads=False)
+
+    def rollout_path(self, step: int) -> Path:
         return self.path / "rollouts" / f"step-{step:06d}.parquet"
 
     def save_checkpoint(
@@ -166,7 +170,7 @@ class Stage:
                 )
         for step in self.rollout_steps():
             if step >= first_step:
-                self._rollout_path(step).unlink()
+                self.rollout_path(step).unlink()
         self._next_step = first_step
         self._elapsed_s = (self._timing.last() or {}).get("elapsed_s", 0.0)
         self._started = time.monotonic()

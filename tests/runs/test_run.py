@@ -73,6 +73,20 @@ def test_create_writes_what_the_run_depends_on(tmp_path):
     assert info.pid == os.getpid()
 
 
+def test_what_is_not_a_default_is_written_down(tmp_path):
+    newer = Newer(optimizer=NewerOptimizer(lr=0.1), parts=(Part(scale=2.0), Part()))
+    create(tmp_path / "run", newer)
+    assert Run.open(tmp_path / "run").info.chosen == ("", "optimizer.lr", "parts.0", "parts.0.scale", "parts.1")
+
+
+def test_a_run_of_an_older_version_does_not_know_its_defaults(tmp_path):
+    create(tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    del content["chosen"]
+    write_json(tmp_path / "run.json", content)
+    assert Run.open(tmp_path).info.chosen is None
+
+
 def test_create_refuses_a_directory_that_is_not_empty(tmp_path):
     create(tmp_path)
     with pytest.raises(SteepError, match=f"steep resume {tmp_path}") as raised:
