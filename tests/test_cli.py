@@ -2,9 +2,11 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -367,6 +369,23 @@ def test_runs_says_what_is_wrong(elsewhere, capsys):
     assert "did you mean show?" in failed(capsys, "runs", "shwo")
     assert "`steep runs compare` with 1 runs" in failed(capsys, "runs", "compare", "a")
     assert "a is not a run" in failed(capsys, "runs", "show", "a")
+    assert "`steep runs serve` with 1 runs" in failed(capsys, "runs", "serve", "a")
+
+
+def test_runs_are_served_until_ctrl_c(tiny):
+    steep = process("runs", "serve", "--root", str(tiny.parent), "--port", "0")
+    url = steep.stdout.readline().split(" is shown at ")[1].split(",")[0]
+    with urllib.request.urlopen(f"{url}api/runs") as answer:
+        assert [line["summary"]["name"] for line in json.load(answer)] == ["tiny"]
+    steep.send_signal(signal.SIGINT)
+    assert steep.communicate(timeout=60) == ("", "")
+    assert steep.returncode == 0
+
+
+def test_a_port_that_is_taken_is_told(elsewhere, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"port {port} of 127.0.0.1 cannot be had" in failed(capsys, "runs", "serve", "--port", port)
 
 
 def test_doctor_checks_the_machine(elsewhere, capsys):

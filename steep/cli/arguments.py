@@ -226,15 +226,25 @@ def _export(commands: _Commands) -> None:
 def _runs(commands: _Commands) -> None:
     parser = commands.add(
         "runs",
-        "list, show and compare runs",
+        "list, show and compare runs, on the terminal or on a page in the browser",
         "steep runs",
         "steep runs show nano",
         "steep runs compare nano fast",
-        usage="steep runs [list | show RUN | compare RUN RUN ...] [--root DIR] [--json]",
+        "steep runs serve --open",
+        usage="steep runs [list | show RUN | compare RUN RUN ... | serve] [--root DIR] [--json]",
     )
-    parser.add_argument("what", nargs="?", default="list", metavar="list | show | compare", help="what to do (list)")
+    parser.add_argument(
+        "what", nargs="?", default="list", metavar="list | show | compare | serve", help="what to do (list)"
+    )
     parser.add_argument("names", nargs="*", metavar="RUN", help="runs by name or path")
     parser.add_argument("--root", type=Path, default=Path("runs"), metavar="DIR", help="where the runs are (runs)")
+    page = parser.add_argument_group(
+        "the page",
+        "serve shows live curves, rollouts and configs at http://127.0.0.1:8400/, to this machine only, and changes "
+        "nothing. For a machine elsewhere: ssh -L 8400:127.0.0.1:8400 MACHINE.",
+    )
+    page.add_argument("--port", type=_number(0), default=8400, metavar="N", help="where to listen (8400); 0: any")
+    page.add_argument("--open", action="store_true", help="show it in a browser")
 
 
 def _doctor(commands: _Commands) -> None:
