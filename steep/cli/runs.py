@@ -104,6 +104,7 @@ def listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # whoever comes before the server is ready waits
     except OSError as error:
         listening.close()
         fix = "choose another with --port N; 0 takes any free one"

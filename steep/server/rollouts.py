@@ -88,7 +88,7 @@ class Shelf:
         if written != {step: known for step, (known, _) in self._known.items()}:
             kept = {step: pair for step, pair in self._known.items() if written.get(step) == pair[0]}
             self._known = kept | {s: (written[s], self._filtered(s)) for s in written if s not in kept}
-            parts = [self._known[step][1] for step in sorted(self._known, reverse=True)]
+            parts = [self._known[step][1] for step in sorted(self._known, reverse=True) if len(self._known[step][1])]
             self._all = pa.concat_tables(parts).combine_chunks() if parts else None
         return self._all
 

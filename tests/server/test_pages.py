@@ -115,9 +115,9 @@ def test_new_rollouts_are_seen(root, tmp_path, template):
     shutil.copytree(root / "young", tmp_path / "young")
     client = TestClient(pages(tmp_path), base_url=URL)
     assert told(client, "rollouts", run="young", stage="rl")["total"] == 64
-    Run.open(tmp_path / "young").stage("rl").save_rollouts(
-        7, list(rows(groups(template, "countdown", 64, 1.0), template))
-    )
+    (stage,) = Run.open(tmp_path / "young").stages()
+    stage.save_rollouts(7, list(rows(groups(template, "countdown", 64, 1.0), template)))
+    stage.save_rollouts(8, [])
     page = told(client, "rollouts", run="young", stage="rl")
     assert (page["total"], page["rows"][0]["step"]) == (104, 7)
     (tmp_path / "young/rl/rollouts/step-000007.parquet").unlink()

@@ -59,7 +59,7 @@ function Header({ run }: { run: RunView }) {
   const commit = info.git ? `commit ${info.git.commit.slice(0, 12)}${info.git.dirty ? " with changes" : ""}` : "";
   const machine = [info.machine.cpu, `${info.machine.cores} cores`, ...info.machine.gpus].join(", ");
   const seed = info.seed == null ? "" : `seed ${info.seed}`;
-  const resumed = info.resumed.length ? `resumed ${info.resumed.length} times` : "";
+  const resumed = info.resumed.length ? `resumed ${info.resumed.length > 1 ? `${info.resumed.length} times` : "once"}` : "";
   return (
     <>
       <h1>
