@@ -27,6 +27,8 @@ from steep.runs.checkpoint import Checkpoint
 from steep.runs.files import Log, full_disk_explained, read_json, write_atomic, write_json
 
 Metrics = Mapping[str, float | int | str]
+Track = Callable[[str, int, Metrics], None]
+"""Is told the name of a stage, a step, and what was recorded of it."""
 
 AS_JSON = {b"steep": b"json"}
 """Marks a parquet column whose values are JSON text."""
@@ -45,8 +47,9 @@ class Stage:
         stage.finish({"reward": 0.5})
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, track: Track | None = None) -> None:
         self.path = path
+        self._track = track
         self._metrics = Log(path / "metrics.jsonl")
         self._timing = Log(path / "timing.jsonl")
         self._next_step = 0 if self._metrics.size == 0 else None
@@ -77,8 +80,11 @@ class Stage:
         assert step >= self._next_step, f"step {step} is recorded already"
         elapsed_s = self._elapsed_s + time.monotonic() - self._started
         self._metrics.append({"step": step, **metrics})
-        self._timing.append({"step": step, "elapsed_s": round(elapsed_s, 3), **(timing or {})})
+        timing = {"elapsed_s": round(elapsed_s, 3), **(timing or {})}
+        self._timing.append({"step": step, **timing})
         self._next_step = step + 1
+        if self._track is not None:
+            self._track(self.name, step, {**metrics, **timing})
 
     def metrics(self) -> list[dict[str, Any]]:
         """The recorded lines, each with its `step`."""

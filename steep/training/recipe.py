@@ -19,7 +19,7 @@ from steep.evals.suite import SuiteConfig, measure, measure_demonstrator
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.policies import Policy
 from steep.rollouts import Rollouts
-from steep.runs import Claim, Run, Stage, write_evidence
+from steep.runs import Claim, Run, Stage, Trackers, check_trackers, write_evidence
 from steep.tasks.mixture import Share, by_name, demonstrators, distinct, numbered, problems
 from steep.tokens import Template, TemplateConfig, Tokenizer, compact
 from steep.training.pretrain import PretrainConfig, Writer, document, pretrain
@@ -81,6 +81,11 @@ class Recipe:
     """What the finished stages are measured on."""
     claims: Callable[[Run], list[Claim]] | None = None
     """Reads the finished run and says which of its figures meet their bars."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics go besides the run directory: tensorboard, wandb, trackio."""
+
+    def __post_init__(self) -> None:
+        check_trackers(self.trackers)
 
 
 def on_tasks(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Recipe, list[str]]:
@@ -112,6 +117,11 @@ def on_tasks(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Recipe, list[str]]:
 
 def run_recipe(run: Run, recipe: Recipe, console: Console) -> None:
     """Carry out the stages that are not finished."""
+    with Trackers(run, recipe.trackers):
+        run_stages(run, recipe, console)
+
+
+def run_stages(run: Run, recipe: Recipe, console: Console) -> None:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)

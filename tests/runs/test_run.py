@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -135,12 +136,21 @@ def test_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path):
     assert Run.open(tmp_path).status == "interrupted"
 
 
-def test_processes_of_another_host_are_believed(tmp_path):
+def test_processes_of_another_host_are_believed_until_they_fall_silent(tmp_path):
     run = create(tmp_path)
+    run.stage("rl").record(0, {"reward": 0.5})
     dead_process(run)
     content = json.loads((tmp_path / "run.json").read_text())
     content["machine"]["host"] = "elsewhere"
     write_json(tmp_path / "run.json", content)
+    assert Run.open(tmp_path).status == "running"
+    with pytest.raises(SteepError, match=r"being run by process \d+ on elsewhere \(last record \d s ago\)"):
+        Run.open(tmp_path).resume()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for path in files:
+        os.utime(path, (0, time.time() - 3700))
+    assert Run.open(tmp_path).status == "interrupted"
+    os.utime(tmp_path / "rl" / "metrics.jsonl")
     assert Run.open(tmp_path).status == "running"
 
 
