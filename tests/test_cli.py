@@ -87,7 +87,9 @@ def test_help_comes_without_torch():
     assert "steep train recipes/nano.py" in loaded.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "eval", "tasks", "report", "chat", "export", "runs", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "sweep", "resume", "eval", "tasks", "report", "chat", "export", "runs", "doctor"]
+)
 def test_every_command_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
