@@ -1,4 +1,4 @@
-"""`steep runs`: list, show and compare."""
+"""`steep runs`: list, show, compare and watch."""
 
 import argparse
 from collections.abc import Mapping
@@ -7,8 +7,10 @@ from typing import Any
 
 from steep.cli.arguments import did_you_mean
 from steep.cli.outcome import Outcome, Output
+from steep.cli.watch import watch
 from steep.errors import SteepError
 from steep.runs import Comparison, Run, RunDetail, RunSummary, StageSummary, compare, duration, list_runs, number, show
+from steep.runs.watching import RunWatch
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -19,10 +21,14 @@ def run(args: argparse.Namespace) -> Outcome:
             return shown(show(find(name, args.root)))
         case "compare", [_, _, *_]:
             return compared(compare([find(name, args.root) for name in args.names]))
-        case "list" | "show" | "compare", _:
+        case "watch", [name]:
+            run = find(name, args.root)
+            watch(RunWatch(run.path), args.once)
+            return Outcome(value=show(run))
+        case "list" | "show" | "compare" | "watch", _:
             raise SteepError(f"`steep runs {args.what}` with {len(args.names)} runs", "see `steep runs --help`")
         case _:
-            fix = did_you_mean(args.what, ["list", "show", "compare"])
+            fix = did_you_mean(args.what, ["list", "show", "compare", "watch"])
             raise SteepError(f"there is no `steep runs {args.what}`", fix)
 
 
