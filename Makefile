@@ -14,7 +14,7 @@ RUN := runs/nano
 BENCHMARKS := startup scaling train decode rl_step time_to_reward
 
 .DEFAULT_GOAL := help
-.PHONY: help demo claims test page lint bench clean
+.PHONY: help demo claims test page lint survival bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: $(VENV)/dev.stamp ## check style, types and the order of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+survival: $(VENV)/core.stamp ## kill runs, damage checkpoints, fill disks, and count what is survived
+	@$(BIN)/python -m benchmarks.survival
 
 bench: $(VENV)/core.stamp ## measure steep against other programs, on cores that do nothing else
 	@$(BIN)/python -m benchmarks.rivals

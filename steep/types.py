@@ -235,7 +235,10 @@ class Task(Protocol):
         ...
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Check an answer (the text after the thought). Pure; may be run in a worker that is killed."""
+        """Check an answer (the text after the thought). Pure; may be run in a thread, or in a worker that is killed.
+
+        Answers are checked some at a time, by threads, if the task's class says `in_worker = True`.
+        """
         ...
 
     def examples(self) -> Sequence[tuple[Problem, str, Verdict]]:

@@ -9,13 +9,14 @@ import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from steep.cli import main
 from steep.cli.arguments import split_overrides
-from steep.cli.chat import Conversation, Reply
+from steep.cli.chat import Conversation, Reply, obey
 from steep.cli.entry import explain
 from steep.engines import load_model, save_model
 from steep.errors import SteepError
@@ -88,7 +89,9 @@ def test_help_comes_without_torch():
     assert "steep train recipes/nano.py" in loaded.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "eval", "tasks", "report", "chat", "export", "runs", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "sweep", "resume", "eval", "tasks", "report", "chat", "export", "runs", "doctor"]
+)
 def test_every_command_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -444,7 +447,15 @@ def test_a_model_that_does_not_think_is_not_asked_to(tiny, elsewhere, capsys):
     save_model(Path("silent"), loaded.model, Template(loaded.template.tokenizer, silent))
     assert "silent has no thought section" in failed(capsys, "chat", "silent", "--budget", "8", "What is 2+3?")
     assert main(["chat", "silent", "--effort", "none", "What is 2+3?", "--json"]) == 0
-    assert last_json(capsys)["thought_tokens"] == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["thought_tokens"] == 0
+    said = "silent has no thought section: it answers at once, whatever the budget\n"
+    assert told.err.count(said) == 1
+    assert main(["eval", "silent", "--task", "arithmetic", "--problems", "2", "--answer", "4"]) == 0
+    assert capsys.readouterr().out.count(said) == 1
+    assert (
+        obey(SimpleNamespace(template=Template(loaded.template.tokenizer, silent)), "/budget 8") == "answering at once"
+    )
 
 
 def test_chat_answers_an_argument(tiny, capsys):

@@ -1,4 +1,4 @@
-"""`steep tasks`, and `steep eval` on a file of problems."""
+"""`steep tasks`, and `steep eval` and `steep train` on a file of problems."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from steep.cli import main
-from steep.cli.tasks import Signal, advice, counted
-from steep.tasks.arithmetic import Arithmetic
-from steep.types import Group, Problem, correct, invalid, wrong
+from steep.cli.train import load
+from steep.runs import Run
+from steep.tasks.jsonl import Jsonl
 
 TINY = str(Path(__file__).parent / "recipes" / "tiny.py")
 SAMPLES = Path(__file__).parent / "tasks" / "samples"
@@ -51,7 +51,7 @@ def test_a_good_file_is_shown_and_can_be_used(elsewhere, capsys):
     assert found["problems"] == sum(found["splits"].values()) == 30
     assert told.count("user: What is ") == 10
     assert "number '2'" in told
-    assert "mine.jsonl can be used: steep eval MODEL --task mine.jsonl" in told
+    assert "mine.jsonl can be used: steep eval MODEL --task mine.jsonl, steep train --model MODEL --task mi" in told
 
 
 def test_every_error_is_told_with_its_line(elsewhere, capsys):
@@ -135,30 +135,34 @@ def test_a_model_shows_whether_there_is_signal(tiny, elsewhere, capsys):
     assert code == 0
     signal = found["signal"]
     assert signal["never"] + signal["sometimes"] + signal["always"] + signal["invalid"] == 6
-    assert "the model's pass rate is" in told
+    assert (signal["group_size"], found["levels"]) == (16, [])
+    assert "problems  never  sometimes  always     pass@1     pass@2  signal\nall" in told
     assert "<|user|>" in told
-    for name in ("never", "sometimes", "always"):
-        assert f"\n  {name} " in told
 
 
-def test_signal_is_counted_by_problem():
-    class Answer:
-        def __init__(self, verdict):
-            self.verdict = verdict
+def test_a_generated_task_is_checked_and_measured_by_level(tiny, elsewhere, capsys):
+    words = ["--model", tiny, "--samples", "2", "--problems", "12", "--budget", "4"]
+    code, found, told = checked(capsys, "arithmetic", *words)
+    assert (code, found["errors"], found["signal"]["never"]) == (0, [], 12)
+    assert [(level["level"], level["never"]) for level in found["levels"]] == [(level, 2) for level in range(1, 7)]
+    assert "\nlevel 6         2      2          0       0  0% (0-66)  0% (0-66)      0%\n" in told
+    assert "no signal: RL has nothing to learn from; start with easier problems or demonstrations\n" in told
 
-    problem: Problem = Arithmetic()._problem(1, "1+1", "1+1")
-    verdicts = [
-        [correct(), correct()],
-        [correct(), wrong("")],
-        [correct(), invalid("")],
-        [wrong(""), wrong("")],
-        [invalid(""), invalid("")],
-    ]
-    signal = counted([Group(problem=problem, rollouts=tuple(map(Answer, kinds))) for kinds in verdicts])
-    assert signal == Signal(never=1, sometimes=1, always=2, invalid=1, pass_rate=0.625)
-    assert advice(signal) == "RL can learn from the 1 that it sometimes gets right"
-    assert "easier problems" in advice(Signal(never=5, sometimes=0, always=1, invalid=0, pass_rate=0.1))
-    assert "harder problems" in advice(Signal(never=0, sometimes=0, always=5, invalid=0, pass_rate=1.0))
+
+def test_problems_in_between_are_kept_with_the_held_out_ones(tiny, elsewhere, capsys):
+    lines = [{"prompt": f"Say {n}.", "answer": answer, "verifier": "regex"} for n, answer in enumerate([".*", "x"] * 9)]
+    write(*lines)
+    words = ["--model", tiny, "--samples", "2", "--problems", "99", "--budget", "4", "--keep", "kept.jsonl"]
+    assert checked(capsys, "mine.jsonl", *words, "--between", "0", "0.1")[0] == 0
+    kept = [json.loads(line) for line in Path("kept.jsonl").read_text().splitlines()]
+    whole = {problem.id.partition("/")[2]: problem for problem in Jsonl(file=Path("mine.jsonl")).every()}
+    again = {problem.id.partition("/")[2]: problem for problem in Jsonl(file=Path("kept.jsonl")).every()}
+    assert {name for name, p in whole.items() if p.split != "train"} <= again.keys()
+    assert all((p.prompt, p.key, p.split) == (whole[n].prompt, whole[n].key, whole[n].split) for n, p in again.items())
+    assert {row["pass_rate"] for row in kept if row["split"] == "train"} == {0.0}
+    assert all("pass_rate" not in row for row in kept if row["split"] != "train")
+    assert main(["tasks", "check", "mine.jsonl", *words]) == 2
+    assert "cannot be written to kept.jsonl" in capsys.readouterr().err
 
 
 def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
@@ -176,9 +180,18 @@ def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
     ("words", "message"),
     [
         (["tasks", "chek", "x.jsonl"], "there is no `steep tasks chek`\n  did you mean check?"),
-        (["tasks", "check"], "`steep tasks check` with 0 files"),
+        (["tasks", "check"], "`steep tasks check` with 0 names"),
         (["tasks", "check", "no.jsonl"], "there is no file no.jsonl"),
-        (["tasks", "check", "gsm8k"], "gsm8k is not a file of problems"),
+        (["tasks", "check", "gsm9k"], "there is no task 'gsm9k'\n  did you mean gsm8k?"),
+        (["tasks", "check", "mine.jsonl", "--keep", "k.jsonl"], "--keep needs pass rates\n  name the model"),
+        (["tasks", "check", "countdown", "--keep", "k.jsonl", "--model", "m"], "countdown checks answers by itself"),
+        (["tasks", "check", "own.py", "--keep", "k.jsonl", "--model", "m"], "own checks answers by itself"),
+        (
+            ["tasks", "check", "mine.jsonl", "--keep", "k.txt", "--model", "m"],
+            "cannot be written to k.txt\n  name a new",
+        ),
+        (["tasks", "check", "mine.jsonl", "--keep", "no/k.jsonl", "--model", "m"], "cannot be written to no/k.jsonl"),
+        (["tasks", "check", "mine.jsonl", "--between", "0.9", "0.1"], "no pass rates between 0.9 and 0.1"),
         (["tasks", "check", "mine.jsonl", "--verifier", "maths"], "there is no verifier 'maths'\n  did you mean math?"),
         (["tasks", "check", "mine.jsonl", "--model", "nowhere"], "there is no model at nowhere"),
         (["eval", "nowhere", "--task", "arithmetic", "--verifier", "math"], "arithmetic has a verifier of its own"),
@@ -187,6 +200,7 @@ def test_tasks_are_listed(elsewhere, capsys, monkeypatch):
 )
 def test_mistakes_are_told(words, message, elsewhere, capsys):
     write(*sums(2))
+    Path("own.py").write_text("def problems(): return []\ndef verify(problem, answer): return True\n")
     assert main(words) == 2
     told = capsys.readouterr().err
     assert message in told
@@ -209,3 +223,75 @@ def test_eval_of_a_file_with_a_mistake_names_the_line(tiny, elsewhere, capsys):
     write(*sums(2), {"prompt": "x"})
     assert main(["eval", tiny, "--task", "mine.jsonl"]) == 2
     assert "mine.jsonl, line 3: no answer\n  `steep tasks check " in capsys.readouterr().err
+
+
+SHORT = [
+    *("--sft.steps", "2", "--sft.examples", "2", "--engine.context", "256", "--watch.problems", "2"),
+    *("--rl.num_steps", "1", "--rl.groups_per_step", "2", "--rl.rollouts.thought", "2,4", "--rl.rollouts.answer", "4"),
+    *("--evals.0.config.problems", "2", "--evals.0.config.eval.budgets", "0,4"),
+]
+
+
+def test_a_model_is_trained_on_a_file(tiny, elsewhere, capsys):
+    write(*sums(60))
+    words = ["train", "--model", tiny, "--task", "mine.jsonl", "--verifier", "number", *SHORT[4:]]
+    assert main(words) == 0
+    assert "sft is left out: mine lacks demonstrations\n" in capsys.readouterr().out
+    run = Run.open(Path("runs/mine"))
+    assert [stage.name for stage in run.stages()] == ["rl", "eval"]
+    assert {row["task"] for row in run.stage("rl").rollouts()} == {"mine"}
+    assert {(c["model"], c["budget"]) for c in json.loads(Path("runs/mine/eval/cells.json").read_text())} == {
+        (model, budget) for model in ("start", "rl") for budget in (0, 4)
+    }
+    assert run.info.overrides[:6] == ("--task", "mine.jsonl", "--verifier", "number", "--start", tiny)
+    assert main(words) == 0  # finished, and still the same run
+
+
+def test_demonstrations_are_learnt_from_first(tiny, elsewhere):
+    write(*(row | {"thought": "I know."} for row in sums(60)))
+    assert main(["train", "--model", tiny, "--task", "mine.jsonl", "--run", "shown", *SHORT]) == 0
+    assert [stage.name for stage in Run.open(Path("runs/shown")).stages()] == ["sft", "rl", "eval"]
+
+
+def test_a_file_that_changed_is_noticed(tiny, elsewhere, capsys, monkeypatch):
+    write(*sums(60))
+    monkeypatch.setattr("steep.cli.train.run_recipe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    assert main(["train", "--model", tiny, "--task", "mine.jsonl", "--rl.num_steps", "7"]) == 130
+    assert main(["resume", "runs/mine"]) == 130
+    write(*sums(61))
+    capsys.readouterr()
+    assert main(["resume", "runs/mine"]) == 2
+    assert "own is not what runs/mine began with: tasks.0.task.sha256" in capsys.readouterr().err
+
+
+def test_a_recipe_takes_other_tasks_and_leaves_out_what_they_cannot_feed(tiny, elsewhere, capsys):
+    write(*sums(60))
+    words = ["--task", "mine.jsonl", "--task", "arithmetic", "--start", tiny, "--tasks.1.weight", "3"]
+    recipe = load(TINY, words)
+    assert [(share.task.name, share.weight) for share in recipe.tasks] == [("mine", 1), ("arithmetic", 3)]
+    assert [suite.task.name for suite in recipe.evals] == ["mine", "arithmetic"]
+    assert (recipe.pretrain, recipe.sft, recipe.rl.num_steps) == (None, None, 3)
+    assert capsys.readouterr().out == (
+        "pretrain is left out: mine has no documents\nsft is left out: mine lacks demonstrations\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "there is nothing to train on"),
+        (["own"], "the recipe has no tasks"),
+        (["--task", "mine.jsonl"], "random weights learn nothing from problems alone\n  start from a model: --model"),
+        (["--task", "mine.jsonl", "--model", "nowhere"], "there is no model at nowhere"),
+        (["--task", "none.jsonl"], "there is no file none.jsonl"),
+        (["--task", "few.jsonl"], "few has no problems in split 'valid'"),
+        ([TINY, "--verifier", "number"], "--verifier is for the files of --task"),
+        ([TINY, "--task", "mine.jsonl", "--task", "mine.jsonl"], "two tasks of the mixture are called 'mine'"),
+    ],
+)
+def test_mistakes_in_training_on_a_file_leave_no_run(words, message, elsewhere, capsys):
+    write(*sums(60))
+    write({"prompt": "1+1?", "answer": 2, "split": "train"}, name="few.jsonl")
+    assert main(["train", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()

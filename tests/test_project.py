@@ -25,7 +25,9 @@ def test_every_requirement_is_pinned():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)] == []
     pinned = {line.split("==")[0] for line in lines}
-    wanted = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
+    wanted = PROJECT["project"]["dependencies"] + [
+        requirement for extra in ("dev", "gym") for requirement in PROJECT["project"]["optional-dependencies"][extra]
+    ]
     assert {re.match(r"[\w-]+", requirement)[0] for requirement in wanted} - pinned == set()
 
 

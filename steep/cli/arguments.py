@@ -10,6 +10,13 @@ import steep
 from steep.errors import SteepError
 
 VERIFIER_HELP = "for a file: exact, number, math, choice or regex, where a line does not say (exact)"
+OWN_OPTIONS = {
+    "train": ("--run", "--model", "--task", "--verifier", "--json", "--help"),
+    "sweep": ("--run", "--grid", "--seeds", "--by", "--json", "--help"),
+}
+"""Of the commands in which every other option names a field of the recipe."""
+TASK_HELP = "a name in `steep tasks list`, gym:NAME, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS"
+ANSWER_HELP = "answer tokens at most (the model's own limit)"
 MODEL_HELP = "a run (runs/nano), a stage of one, a model directory, a GGUF file, smollm2, or owner/name on the hub"
 
 
@@ -24,8 +31,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if first not in commands:  # --help, --version
         return parser.parse_args(words)
     args = argparse.Namespace(command=first)
-    if first == "train":
-        rest, args.overrides = split_overrides(rest)
+    if first in OWN_OPTIONS:
+        rest, args.overrides = split_overrides(rest, OWN_OPTIONS[first])
     return commands[first].parse_intermixed_args(rest, args)
 
 
@@ -34,17 +41,35 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
 
 
-def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that `train` itself takes, and the options that name fields of the recipe, with their values."""
+def split_overrides(words: Sequence[str], options: Sequence[str] = OWN_OPTIONS["train"]) -> tuple[list[str], list[str]]:
+    """The words that a command itself takes, and the options that name fields of the recipe, with their values."""
     own: list[str] = []
     overrides: list[str] = []
     left = iter(words)
     for word in left:
         name, _, value = word.partition("=")
-        mine = not name.startswith("--") or name in ("--run", "--json", "--help")
+        mine = not name.startswith("--") or name in options
         has_value = name.startswith("--") and not value and name not in ("--json", "--help")
         (own if mine else overrides).extend([word, *(islice(left, 1) if has_value else ())])
     return own, overrides
+
+
+def split_tasks(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What the words of a run say about its problems, and the overrides among them."""
+    return _split(words, _problems)
+
+
+def split_grid(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What the words of a sweep say about its runs, and those that each of them has."""
+    return _split(words, _grid)
+
+
+def _split(
+    words: Sequence[str], add_options: Callable[[argparse.ArgumentParser], None]
+) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_options(parser)
+    return parser.parse_known_args(words)
 
 
 def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -58,6 +83,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     parser.add_argument("--version", action="version", version=f"steep {steep.__version__}")
     commands = _Commands(parser)
     _train(commands)
+    _sweep(commands)
     _resume(commands)
     _eval(commands)
     _tasks(commands)
@@ -92,28 +118,79 @@ class _Commands:
 def _train(commands: _Commands) -> None:
     parser = commands.add(
         "train",
-        "carry out a recipe",
+        "carry out a recipe, on its own problems or on yours",
         "steep train recipes/nano.py",
+        "steep train --model smollm2 --task mine.jsonl --verifier number",
+        "steep train --model runs/nano --task mine.py --task arithmetic --rl.num_steps 50",
         "steep train recipes/nano.py --run fast --rl.policy.optimizer.lr 3e-4",
-        "steep train recipes/nano.py --watch.budgets 32,128 --rl none",
+        "steep train recipes/nano.py --watch.budgets 32,128 --rl none --trackers tensorboard",
         "steep train recipes/nano_claims.py",
         "steep train recipes/nano_claims.py:0/main",
-        usage="steep train RECIPE [--run NAME_OR_PATH] [--json] [--field value ...]",
+        usage="steep train [RECIPE] [--model MODEL] [--task NAME|FILE ...] [--verifier NAME] [--run NAME_OR_PATH]\n"
+        "                   [--json] [--field value ...]",
     )
     parser.add_argument(
         "recipe",
         metavar="RECIPE",
-        help="a Python file whose config() returns a recipe, or a study of several; FILE.py:ARM is one arm of a study",
+        nargs="?",
+        help="a Python file whose config() returns a recipe, or a study of several; FILE.py:ARM is one arm of a study "
+        "(with --task: steep's own for a small model)",
     )
+    parser.add_argument("--model", metavar="MODEL", help=f"start from {MODEL_HELP}")
+    _problems(parser)
     parser.add_argument(
         "--run",
         metavar="NAME_OR_PATH",
-        help="where to; a name is below runs/ (the recipe's own name); an arm gets a directory of its own within it",
+        help="where to; a name is below runs/ (that of the first --task, or of the recipe); an arm gets a directory of "
+        "its own within it",
     )
     parser.add_argument_group(
         "fields of the recipe",
         "--seed 1, --rl.num_steps 50, --tasks.0.weight 2: any field of the recipe may be given another value.",
     )
+
+
+def _problems(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--task", action="append", default=[], metavar="NAME|FILE", help=f"train on this and measure it: {TASK_HELP}"
+    )
+    parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
+
+
+def _sweep(commands: _Commands) -> None:
+    parser = commands.add(
+        "sweep",
+        "carry out a recipe over a grid of settings and some seeds, and rank the settings",
+        "steep sweep recipes/nano.py --grid rl.policy.optimizer.lr=1e-4,3e-4 --seeds 3",
+        "steep sweep recipes/nano.py --grid sft.policy.optimizer.lr=1e-3,2e-3 --grid sft.examples=64,128 --rl none",
+        "steep sweep recipes/nano.py --seeds 5 --by rl.valid/countdown@512",
+        usage="steep sweep RECIPE [--grid FIELD=VALUE,VALUE ...] [--seeds N] [--by FIGURE] [--run NAME_OR_PATH]\n"
+        "                   [--json] [--field value ...]",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a Python file whose config() returns a recipe")
+    _grid(parser)
+    parser.add_argument(
+        "--by",
+        metavar="FIGURE",
+        help="what to rank by: a claim, or a metric as `steep runs compare` names it (the first that there is)",
+    )
+    parser.add_argument("--run", metavar="NAME_OR_PATH", help="where to; a name is below runs/ (RECIPE_sweep)")
+    parser.add_argument_group(
+        "how it runs",
+        "As many runs at once as there are cores for their threads (`threads` of the recipe, otherwise 1), on a GPU\n"
+        "one after the other. The same command again, or `steep resume`, goes on where it was stopped or killed.",
+    )
+
+
+def _grid(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help="a field of the recipe and its values; given several times, all combinations are run",
+    )
+    parser.add_argument("--seeds", type=_number(1), default=1, metavar="N", help="runs of each setting (1)")
 
 
 def _resume(commands: _Commands) -> None:
@@ -131,14 +208,10 @@ def _eval(commands: _Commands) -> None:
         "steep eval runs/nano --task mine.jsonl --verifier number",
         "steep eval runs/nano --task mine.py",
         "steep eval runs/nano --task mine.py:Riddles",
+        "steep eval smollm2 --task gym:spell_backward --levels 1,2",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "--task",
-        required=True,
-        metavar="NAME|FILE",
-        help="a name that `steep tasks list` shows, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS",
-    )
+    parser.add_argument("--task", required=True, metavar="NAME|FILE", help=TASK_HELP)
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     parser.add_argument("--levels", type=_numbers(1), metavar="N,N", help="levels of the task (its own choice)")
     parser.add_argument(
@@ -146,7 +219,7 @@ def _eval(commands: _Commands) -> None:
     )
     parser.add_argument("--samples", type=_number(1), default=1, metavar="N", help="answers to each problem (1)")
     parser.add_argument("--problems", type=_number(1), default=200, metavar="N", help="different problems (200)")
-    parser.add_argument("--answer", type=_number(1), metavar="N", help="answer tokens at most (the model's own limit)")
+    parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token; otherwise temperature 1")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep figures and answers (below runs/evals)")
 
@@ -154,20 +227,42 @@ def _eval(commands: _Commands) -> None:
 def _tasks(commands: _Commands) -> None:
     parser = commands.add(
         "tasks",
-        "list the tasks there are, and check a file of problems of your own",
+        "list the tasks there are, and check problems before anything is trained on them",
         "steep tasks",
+        "steep tasks list gym",
         "steep tasks check mine.jsonl --verifier number",
-        "steep tasks check mine.py --model runs/nano --samples 8 --problems 50",
-        usage="steep tasks [list | check FILE] [--verifier NAME] [--model MODEL] [--json]",
+        "steep tasks check mine.py --model runs/nano --samples 16 --problems 50",
+        "steep tasks check countdown --model runs/nano --budget 128",
+        "steep tasks check gym:spell_backward --model smollm2",
+        "steep tasks check mine.jsonl --model runs/nano --problems 1000 --keep between.jsonl --between 0.1 0.9",
+        usage="steep tasks [list [gym] | check NAME|FILE] [--verifier NAME] [--model MODEL [--samples N]\n"
+        "                   [--problems N] [--budget N] [--answer N] [--keep OUT.jsonl [--between LOW HIGH]]] [--json]",
     )
     parser.add_argument("what", nargs="?", default="list", metavar="list | check", help="what to do (list)")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="problems: .jsonl, .jsonl.gz or .py")
+    parser.add_argument("names", nargs="*", metavar="NAME|FILE", help=TASK_HELP)
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     signal = parser.add_argument_group("whether a model can learn from them")
     signal.add_argument("--model", metavar="MODEL", help=f"see how often it is right: {MODEL_HELP}")
-    signal.add_argument("--samples", type=_number(2), default=8, metavar="N", help="answers to each problem (8)")
+    signal.add_argument(
+        "--samples", type=_number(2), default=16, metavar="N", help="answers to each problem (16, a group of RL)"
+    )
     signal.add_argument("--problems", type=_number(1), default=50, metavar="N", help="different problems (50)")
     signal.add_argument("--budget", type=_number(0), metavar="N", help="thinking tokens (the model's medium effort)")
+    signal.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
+    signal.add_argument(
+        "--keep",
+        type=Path,
+        metavar="OUT.jsonl",
+        help="write those that it sometimes gets right, with their pass_rate, and all held-out ones",
+    )
+    signal.add_argument(
+        "--between",
+        nargs=2,
+        type=float,
+        default=(0.05, 0.95),
+        metavar=("LOW", "HIGH"),
+        help="pass rates that --keep takes for sometimes (0.05 0.95)",
+    )
 
 
 def _report(commands: _Commands) -> None:
@@ -226,18 +321,23 @@ def _export(commands: _Commands) -> None:
 def _runs(commands: _Commands) -> None:
     parser = commands.add(
         "runs",
-        "list, show and compare runs, on the terminal or on a page in the browser",
+        "list, show, compare and watch runs, on the terminal or on a page in the browser",
         "steep runs",
         "steep runs show nano",
         "steep runs compare nano fast",
+        "steep runs watch nano",
         "steep runs serve --open",
-        usage="steep runs [list | show RUN | compare RUN RUN ... | serve] [--root DIR] [--json]",
+        usage="steep runs [list | show RUN | compare RUN RUN ... | watch RUN [--once] | serve [--port N] [--open]]\n"
+        "                  [--root DIR] [--json]",
     )
     parser.add_argument(
-        "what", nargs="?", default="list", metavar="list | show | compare | serve", help="what to do (list)"
+        "what", nargs="?", default="list", metavar="list | show | compare | watch | serve", help="what to do (list)"
     )
     parser.add_argument("names", nargs="*", metavar="RUN", help="runs by name or path")
     parser.add_argument("--root", type=Path, default=Path("runs"), metavar="DIR", help="where the runs are (runs)")
+    parser.add_argument(
+        "--once", action="store_true", help="watch: print one frame (otherwise: space shows the next rollout, q leaves)"
+    )
     page = parser.add_argument_group(
         "the page",
         "serve shows live curves, rollouts and configs at http://127.0.0.1:8400/, to this machine only, and changes "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import cast
 
-from steep.cli.engine import new_engine
+from steep.cli.engine import new_engine, tell_thoughtless
 from steep.cli.entry import STOPPED
 from steep.cli.outcome import Outcome, Output
 from steep.engines import LoadedModel, load_model
@@ -141,7 +141,9 @@ def run(args: argparse.Namespace) -> Outcome:
     output = Output()
     only_answer = question is not None and not output.is_terminal
     thoughts = Output(stderr=True) if only_answer else output  # `steep chat MODEL QUESTION > file` keeps the answer
-    chat = Chat(load_model(args.model), args, output, thoughts)
+    loaded = load_model(args.model)
+    chat = Chat(loaded, args, output, thoughts)
+    tell_thoughtless(loaded, thoughts)
     if question is None:
         converse(chat, output)
         return Outcome(value=None)
@@ -165,7 +167,7 @@ def first_budget(template: Template, args: argparse.Namespace) -> Budget:
 
 def converse(chat: Chat, output: Output) -> None:
     """Questions and commands until /quit or Ctrl-D."""
-    output.say(f"thinking for {limit(chat.budget)}\n{HELP}", style="dim")
+    output.say(f"{thinking(chat.budget)}\n{HELP}", style="dim")
     while True:
         try:
             line = input("> ").strip()
@@ -198,11 +200,14 @@ def obey(chat: Chat, line: str) -> str:
             chat.budget = chat.template.effort(name)
         case _:
             return HELP
-    return f"thinking for {limit(chat.budget)}"
+    return thinking(chat.budget)
 
 
-def limit(budget: Budget) -> str:
-    return "as long as the context lasts" if budget.thought is None else f"up to {budget.thought} tokens"
+def thinking(budget: Budget) -> str:
+    if not budget.closing:
+        return "answering at once"
+    limit = "as long as the context lasts" if budget.thought is None else f"up to {budget.thought} tokens"
+    return f"thinking for {limit}"
 
 
 def describe(reply: Reply, budget: Budget) -> str:

@@ -17,6 +17,7 @@ import torch
 from steep.cli.outcome import Outcome, Output
 from steep.models import kernels
 from steep.runs import machine, number, versions
+from steep.sandbox import shared
 
 Status = Literal["ok", "warning", "problem"]
 STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -57,6 +58,7 @@ def all_checks() -> Iterator[Check]:
     yield compiler()
     yield compiled_kernels()
     yield speed()
+    yield isolation()
     yield from extras()
 
 
@@ -123,6 +125,14 @@ def speed() -> Check:
     if gflops < SLOW_GFLOPS * torch.get_num_threads():
         return Check(name="speed", status="warning", found=text, fix="see what else is running on the cores")
     return Check(name="speed", status="ok", found=text)
+
+
+def isolation() -> Check:
+    missing = shared(isolated=True).call("steep.sandbox.isolation:isolate")
+    if missing:
+        found = f"checks of gym tasks are not kept from {' and '.join(missing)}"
+        return Check(name="isolation", status="warning", found=found, fix="docs/architecture.md says what that means")
+    return Check(name="isolation", status="ok", found="checks of gym tasks can neither write files nor use the network")
 
 
 def extras() -> Iterator[Check]:

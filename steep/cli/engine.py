@@ -2,6 +2,7 @@
 
 import psutil
 
+from steep.cli.outcome import Output
 from steep.engines import LoadedModel, NativeConfig, NativeEngine
 from steep.errors import SteepError
 from steep.models.transformer import ModelConfig
@@ -21,6 +22,12 @@ def new_engine(loaded: LoadedModel, rows: int, context: int) -> NativeEngine:
         )
     config = NativeConfig(rows=min(rows, fit), context=context)
     return NativeEngine(loaded.model, config, loaded.template.end_ids)
+
+
+def tell_thoughtless(loaded: LoadedModel, output: Output) -> None:
+    """Say it of a model for which budgets do nothing."""
+    if loaded.template.think_close_id is None:
+        output.say(f"{loaded.name} has no thought section: it answers at once, whatever the budget", style="yellow")
 
 
 def row_bytes(config: ModelConfig, context: int) -> int:

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from steep.cli.engine import new_engine
+from steep.cli.engine import new_engine, tell_thoughtless
 from steep.cli.outcome import Outcome, Output
 from steep.cli.task import find_task
 from steep.config import to_json
@@ -25,6 +25,7 @@ ROWS = 256
 def run(args: argparse.Namespace) -> Outcome:
     task = find_task(args.task, args.levels, args.verifier)
     loaded = load_model(args.model)
+    tell_thoughtless(loaded, Output())
     config = suite_config(args, loaded)
     problems = distinct(task, "test", config.problems)
     if not problems:

@@ -3,9 +3,11 @@
 import argparse
 
 from steep.cli.outcome import Outcome
+from steep.cli.sweep import load_sweep
 from steep.cli.train import carry_out, done, load, parted
 from steep.errors import ConfigError
 from steep.runs import Run
+from steep.training.sweep import is_sweep
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -18,5 +20,5 @@ def run(args: argparse.Namespace) -> Outcome:
             f"the recipe of {found.path} is gone: {path}",
             "go to the directory in which the run was begun, or put the file back",
         )
-    config = load(found.info.recipe, found.info.overrides)
+    config = (load_sweep if is_sweep(found) else load)(found.info.recipe, found.info.overrides)
     return carry_out(found.resume(config), config)

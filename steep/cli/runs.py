@@ -1,4 +1,4 @@
-"""`steep runs`: list, show, compare, and serve as a page."""
+"""`steep runs`: list, show, compare, watch, and serve as a page."""
 
 import argparse
 import contextlib
@@ -10,8 +10,10 @@ from typing import Any
 
 from steep.cli.arguments import did_you_mean
 from steep.cli.outcome import Outcome, Output
+from steep.cli.watch import watch
 from steep.errors import SteepError
 from steep.runs import Comparison, Run, RunDetail, RunSummary, StageSummary, compare, duration, list_runs, number, show
+from steep.runs.watching import RunWatch
 
 HOST = "127.0.0.1"
 
@@ -24,12 +26,16 @@ def run(args: argparse.Namespace) -> Outcome:
             return shown(show(find(name, args.root)))
         case "compare", [_, _, *_]:
             return compared(compare([find(name, args.root) for name in args.names]))
+        case "watch", [name]:
+            run = find(name, args.root)
+            watch(RunWatch(run.path), args.once)
+            return Outcome(value=show(run))
         case "serve", []:
             return served(args.root, args.port, args.open)
-        case "list" | "show" | "compare" | "serve", _:
+        case "list" | "show" | "compare" | "watch" | "serve", _:
             raise SteepError(f"`steep runs {args.what}` with {len(args.names)} runs", "see `steep runs --help`")
         case _:
-            fix = did_you_mean(args.what, ["list", "show", "compare", "serve"])
+            fix = did_you_mean(args.what, ["list", "show", "compare", "watch", "serve"])
             raise SteepError(f"there is no `steep runs {args.what}`", fix)
 
 

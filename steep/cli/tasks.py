@@ -1,59 +1,53 @@
-"""`steep tasks`: list the tasks there are, and check a file of problems before anything is trained on it."""
+"""`steep tasks`: list the tasks there are, and check problems before anything is trained on them."""
 
 import argparse
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 from steep.cli.arguments import did_you_mean
-from steep.cli.eval import engine_for
+from steep.cli.engine import tell_thoughtless
+from steep.cli.eval import ROWS, engine_for
 from steep.cli.outcome import Outcome, Output
-from steep.cli.task import DEFAULT_VERIFIER, ENDINGS, GENERATED, PUBLISHED, find_task
+from steep.cli.task import DEFAULT_VERIFIER, GENERATED, GYM, PUBLISHED, find_task
 from steep.engines import LoadedModel, load_model
 from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig, evaluate
+from steep.evals.signal import Signal, judgement, pass_rate, signals
+from steep.rollouts import RolloutConfig
 from steep.runs import Progress
+from steep.runs.files import write_atomic
 from steep.tasks.checking import Finding, failing_examples, failing_gold, leaks, mistakes, repeats
-from steep.tasks.jsonl import Line, read
+from steep.tasks.gym import PACKAGE, REFUSED, every_level
+from steep.tasks.jsonl import FromFile, Jsonl, Line, read, row_of
+from steep.tasks.listed import Listed, of_level
 from steep.tasks.mixture import distinct
 from steep.tasks.published import DATA
-from steep.tasks.python_file import Apart, read_rows
+from steep.tasks.python_file import Rows, read_rows
 from steep.types import Group, Problem, Split, Task
 
 SHOWN_FINDINGS = 20
 SHOWN_PROBLEMS = 10
 SHOWN_GOLD = 40
 """Characters."""
-BAR = 40
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 SOME_PROBLEMS = 50
-"""Of each split of a TASK."""
+"""Of each split of a task that may have no end of them."""
 TO_MEND = 2
 """Exit code where a file has errors."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Signal:
-    """How often a model is right on problems. RL learns only from those where it sometimes is."""
-
-    never: int
-    sometimes: int
-    always: int
-    invalid: int
-    """Problems of which no answer could be checked."""
-    pass_rate: float
-
-
 def run(args: argparse.Namespace) -> Outcome:
-    match args.what, args.files:
+    match args.what, args.names:
         case "list", []:
             return listed()
-        case "check", [file]:
-            return checked(Path(file), args)
+        case "list", ["gym"]:
+            return listed_gym()
+        case "check", [name]:
+            return checked(name, args)
         case "list" | "check", _:
-            raise SteepError(f"`steep tasks {args.what}` with {len(args.files)} files", "see `steep tasks --help`")
+            raise SteepError(f"`steep tasks {args.what}` with {len(args.names)} names", "see `steep tasks --help`")
         case _:
             raise SteepError(f"there is no `steep tasks {args.what}`", did_you_mean(args.what, ["list", "check"]))
 
@@ -62,6 +56,7 @@ def listed() -> Outcome:
     rows = [[name, "generated", summary(kind)] for name, kind in GENERATED.items()]
     for name, kind in PUBLISHED.items():
         rows.append([name, "on this machine" if kind().is_here else "from the hub", summary(kind)])
+    rows.append([f"{GYM}NAME", "generated", f"The datasets of {PACKAGE}: see `steep tasks list gym`."])
     output = Output()
     output.tell_table(["task", "problems", ""], rows)
     output.say(f"\nPublished sets are read from ${DATA} where it is set. A file of your own is a task too:")
@@ -69,55 +64,69 @@ def listed() -> Outcome:
     return Outcome(value={"tasks": [dict(zip(("name", "problems", "about"), row, strict=True)) for row in rows]})
 
 
+def listed_gym() -> Outcome:
+    there = {f"{GYM}{name}": levels for name, levels in every_level().items() if name not in REFUSED}
+    rows = [[name, ", ".join(map(str, levels))] for name, levels in there.items()]
+    rows += [[f"{GYM}{name}", f"refused: {reason}"] for name, reason in REFUSED.items()]
+    Output().tell_table(["task", "levels"], rows)
+    return Outcome(value={"tasks": there, "refused": REFUSED})
+
+
 def summary(kind: object) -> str:
     """The first line that a class says about itself."""
     return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
-def checked(file: Path, args: argparse.Namespace) -> Outcome:
-    if not file.name.endswith(ENDINGS):
-        raise SteepError(f"{file} is not a file of problems", f"its name must end in {' or '.join(ENDINGS)}")
-    task = find_task(str(file), verifier=args.verifier)
+def checked(name: str, args: argparse.Namespace) -> Outcome:
+    task = find_task(name, verifier=args.verifier)
+    check_keeping(task, args)
     loaded = None if args.model is None else load_model(args.model)
-    lines = read_lines(file, task, args.verifier or DEFAULT_VERIFIER)
+    lines = read_lines(name, task, args.verifier or DEFAULT_VERIFIER)
     problems = [line.problem for line in lines if line.problem is not None]
     output = Output()
-    tell_problems(file, lines, loaded, output)
+    tell_problems(name, lines, loaded, output)
     errors = [*mistakes(lines), *bad_gold(task, lines)]
     if not lines:
         errors.append(Finding(line=1, text="there are no problems"))
     warnings = [*unused(lines), *repeats(lines)]
-    overlaps = leaks(lines, test_sets())
-    unit = "row" if file.suffix == ".py" else "line"
+    overlaps = leaks(lines, {other: problems for other, problems in test_sets().items() if other != task.name})
+    unit = "line" if isinstance(task, Jsonl) else "row" if isinstance(task, Rows) else "problem"
     for title, findings in (("errors", errors), ("warnings", warnings), ("problems that are in a test set", overlaps)):
         tell_findings(title, findings, unit, output)
-    signal = None if loaded is None or errors else signal_of(loaded, task, problems, args)
-    if signal is not None:
-        tell_signal(signal, output)
-    output.say(verdict_on(file, errors))
+    found: list[Signal] = []
+    if loaded is not None and not errors:
+        tell_thoughtless(loaded, output)
+        groups = sampled(loaded, task, distinct(task, asked_split(problems), args.problems), args)
+        found = signals(groups, RolloutConfig.group_size)
+        tell_signals(found, args.samples, output)
+        if args.keep is not None:
+            assert isinstance(task, Listed)
+            keep(task, groups, args, output)
+    output.say(verdict_on(name, errors))
     value = {
-        "file": file,
+        "file": name,
         "problems": len(problems),
         "splits": Counter(problem.split for problem in problems),
         "errors": errors,
         "warnings": warnings,
         "overlaps": overlaps,
-        "signal": signal,
+        "signal": found[0] if found else None,
+        "levels": found[1:],
     }
     return Outcome(value=value, exit_code=TO_MEND if errors else 0)
 
 
-def read_lines(file: Path, task: Task, verifier: str) -> list[Line]:
-    """All that the file holds; of a TASK, which may be endless, some problems."""
-    if isinstance(task, Apart):
+def read_lines(name: str, task: Task, verifier: str) -> list[Line]:
+    """All that a file holds; of another task, which may be endless, some problems."""
+    if not isinstance(task, FromFile):
         some = [problem for split in ("train", "test") for problem in distinct(task, split, SOME_PROBLEMS)]
         return [Line(number=number, problem=problem) for number, problem in enumerate(some, start=1)]
-    return read_rows(file, verifier) if file.suffix == ".py" else read(file, verifier)
+    return read_rows(Path(name), verifier) if isinstance(task, Rows) else read(Path(name), verifier)
 
 
 def bad_gold(task: Task, lines: Sequence[Line]) -> list[Finding]:
-    """Gold answers, or a TASK's own examples, that do not get the verdict they should."""
-    if isinstance(task, Apart):
+    """Gold answers of a file, or another task's own examples, that do not get the verdict they should."""
+    if not isinstance(task, FromFile):
         return [Finding(line=number, text=text) for number, text in enumerate(failing_examples(task), start=1)]
     found = []
     with Progress(sum(line.problem is not None for line in lines), "gold answers") as progress:
@@ -139,42 +148,71 @@ def test_sets() -> Mapping[str, Sequence[Problem]]:
     return {task.name: task.listed("test") for task in sets if task.is_here}
 
 
-def signal_of(loaded: LoadedModel, task: Task, problems: Sequence[Problem], args: argparse.Namespace) -> Signal:
-    """How often the model is right on training problems; where there are none, on others."""
-    splits = {problem.split for problem in problems}
-    split = next(split for split in SPLITS if split in splits)
-    able = list({problem.id: problem for problem in problems if problem.split == split}.values())
-    asked = Random(0).sample(able, min(args.problems, len(able)))
+def sampled(loaded: LoadedModel, task: Task, problems: Sequence[Problem], args: argparse.Namespace) -> list[Group]:
+    """The model's answers to some problems of all levels."""
     thought = loaded.template.config.efforts.get("medium") if args.budget is None else args.budget
     budget = loaded.template.budget(thought or 0).thought or 0
-    config = EvalConfig(budgets=(budget,), answer=loaded.template.config.answer, samples=args.samples)
-    engine = engine_for(loaded, asked, config)
-    return counted(evaluate(engine, loaded.template, {task.name: task}, asked, config)[budget])
+    answer = args.answer or loaded.template.config.answer
+    config = EvalConfig(budgets=(budget,), answer=answer, samples=args.samples)
+    engine, at_once = engine_for(loaded, problems, config), max(ROWS // args.samples, 1)
+    groups: list[Group] = []
+    with Progress(len(problems), "problems") as progress:
+        for first in range(0, len(problems), at_once):
+            part = problems[first : first + at_once]
+            groups += evaluate(engine, loaded.template, {task.name: task}, part, config)[budget]
+            progress.update(len(groups))
+    return groups
 
 
-def counted(groups: Sequence[Group]) -> Signal:
-    verdicts = [[r.verdict.kind for r in group.rollouts if r.verdict is not None] for group in groups]
-    rates = [
-        kinds.count("correct") / (len(kinds) - kinds.count("invalid"))
-        for kinds in verdicts
-        if set(kinds) != {"invalid"}
-    ]
-    return Signal(
-        never=rates.count(0.0),
-        sometimes=sum(0 < rate < 1 for rate in rates),
-        always=rates.count(1.0),
-        invalid=len(groups) - len(rates),
-        pass_rate=sum(rates) / len(rates) if rates else 0.0,
+def asked_split(problems: Sequence[Problem]) -> Split:
+    """Training problems are asked; where there are none, others."""
+    splits = {problem.split for problem in problems}
+    return next(split for split in SPLITS if split in splits)
+
+
+def check_keeping(task: Task, args: argparse.Namespace) -> None:
+    """Raise if what is asked to be kept cannot be, before a model is asked anything."""
+    low, high = args.between
+    if not 0 <= low <= high <= 1:
+        raise SteepError(f"there are no pass rates between {low:g} and {high:g}", "give two from 0 to 1")
+    if args.keep is None:
+        return
+    if args.model is None:
+        raise SteepError("--keep needs pass rates", "name the model to measure them with --model")
+    if not isinstance(task, Listed) or (isinstance(task, Rows) and task.verifies):
+        raise SteepError(
+            f"{task.name} checks answers by itself, which no line of a file can say",
+            "leave --keep away; RL finds out by itself which problems have signal: --rl.profile 32",
+        )
+    if args.keep.suffix != ".jsonl" or args.keep.exists() or not args.keep.parent.is_dir():
+        fix = "name a new file that ends in .jsonl, in a directory that is there"
+        raise SteepError(f"what is kept cannot be written to {args.keep}", fix)
+
+
+def keep(task: Listed, groups: Sequence[Group], args: argparse.Namespace, output: Output) -> None:
+    """Write the problems that the model sometimes gets right, and the held-out ones, so that the file can be used."""
+    low, high = args.between
+    rated = [(group.problem, pass_rate(group)) for group in groups]
+    rows = [row_of(p) | {"pass_rate": rate} for p, rate in rated if rate is not None and low <= rate <= high]
+    asked = groups[0].problem.split
+    held_out = [row_of(problem) for split in SPLITS if split != asked for problem in of_level(task, split, None)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*rows, *held_out))
+    write_atomic(args.keep, lines.encode())
+    output.say(
+        f"{args.keep} holds the {len(rows)} of {len(groups)} problems with a pass rate from {low:g} to {high:g}, and "
+        f"{len(held_out)} held-out ones"
     )
 
 
-def tell_problems(file: Path, lines: Sequence[Line], loaded: LoadedModel | None, output: Output) -> None:
+def tell_problems(name: str, lines: Sequence[Line], loaded: LoadedModel | None, output: Output) -> None:
     """How many there are, and some as the model sees them."""
     held = [(line.number, line.problem) for line in lines if line.problem is not None]
     splits = Counter(problem.split for _, problem in held)
     levels = Counter(f"level {problem.level}" for _, problem in held)
-    parts = ", ".join(f"{count} {name}" for name, count in [*((s, splits[s]) for s in SPLITS), *sorted(levels.items())])
-    output.say(f"{file}: {len(held)} problems: {parts}")
+    thoughts = sum("thought" in problem.key for _, problem in held)
+    counts = [*((split, splits[split]) for split in SPLITS), *sorted(levels.items()), ("with a thought", thoughts)]
+    parts = ", ".join(f"{count} {what}" for what, count in counts if count or what in SPLITS)
+    output.say(f"{name}: {len(held)} problems: {parts}")
     for number, problem in held[:SHOWN_PROBLEMS]:
         output.say(f"\n{number}: {problem.split}, level {problem.level}{gold_of(problem)}", style="bold")
         output.say(rendered(problem, loaded))
@@ -206,26 +244,22 @@ def tell_findings(title: str, findings: Sequence[Finding], unit: str, output: Ou
     output.say("")
 
 
-def tell_signal(signal: Signal, output: Output) -> None:
-    total = max(signal.never + signal.sometimes + signal.always, 1)
-    output.say(f"the model's pass rate is {signal.pass_rate:.1%}; it is right", style="bold")
-    for name in ("never", "sometimes", "always"):
-        count = getattr(signal, name)
-        output.say(f"  {name:9} {'#' * round(BAR * count / total):{BAR}} {count:4} {count / total:4.0%}")
-    if signal.invalid:
-        output.say(f"  and {signal.invalid} problems could not be checked")
-    output.say(f"  {advice(signal)}\n")
+def tell_signals(found: Sequence[Signal], samples: int, output: Output) -> None:
+    """A row for all levels together and for each."""
+    columns = ["problems", "never", "sometimes", "always", "pass@1", f"pass@{samples}", "signal"]
+    rows = []
+    for one in found:
+        counts = [one.never, one.sometimes, one.always]
+        passed = [f"{e.value:.0%} ({100 * e.low:.0f}-{100 * e.high:.0f})" for e in (one.pass_at_1, one.pass_at_n)]
+        level = "all" if one.level is None else f"level {one.level}"
+        rows.append([level, sum(counts), *counts, *passed, f"{one.varied:.0%}"])
+    output.tell_table(["", *columns], rows, numeric=columns)
+    if found[0].invalid:
+        output.say(f"{found[0].invalid} more problems could not be checked")
+    output.say(judgement(found[0]), style="bold")
 
 
-def advice(signal: Signal) -> str:
-    if signal.sometimes:
-        return f"RL can learn from the {signal.sometimes} that it sometimes gets right"
-    if signal.never >= signal.always:
-        return "RL has nothing to learn from: begin with easier problems, or fine-tune first"
-    return "RL has nothing to learn from: choose harder problems"
-
-
-def verdict_on(file: Path, errors: Sequence[Finding]) -> str:
+def verdict_on(name: str, errors: Sequence[Finding]) -> str:
     if errors:
-        return f"{file} cannot be used before its errors are mended"
-    return f"{file} can be used: steep eval MODEL --task {file}"
+        return f"{name} cannot be used before its errors are mended"
+    return f"{name} can be used: steep eval MODEL --task {name}, steep train --model MODEL --task {name}"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from steep.evals.statistics import Estimate, bootstrap, proportion
-from steep.rollouts import told, verified
+from steep.evals.statistics import Estimate, mean_rate
+from steep.rollouts import mean_score, told, verified_groups
 from steep.tokens import Template
 from steep.types import Engine, Group, Problem, Request, Rollout, Sampling, Task
 
@@ -36,8 +36,8 @@ class EvalConfig:
 def evaluate(
     engine: Engine, template: Template, tasks: Mapping[str, Task], problems: Sequence[Problem], config: EvalConfig
 ) -> dict[int, list[Group]]:
-    """Verified groups for each budget, in the order of the problems."""
-    budgets = sorted(set(config.budgets), reverse=True)
+    """Verified groups for each budget, in the order of the problems. Without a thought section the only budget is 0."""
+    budgets = [0] if template.think_close_id is None else sorted(set(config.budgets), reverse=True)
     longest = _sample(engine, template, problems, budgets[0], config)
     sampled = {budgets[0]: longest}
     for budget in budgets[1:]:
@@ -46,10 +46,7 @@ def evaluate(
         else:
             sampled[budget] = _cut(engine, template, longest, budget, config)
     return {
-        budget: [
-            Group(problem=p, rollouts=tuple(verified(r, p, tasks, template) for r in rollouts))
-            for p, rollouts in zip(problems, sampled[budget], strict=True)
-        ]
+        budget: verified_groups(zip(problems, sampled[budget], strict=True), tasks, template)
         for budget in sorted(sampled)
     }
 
@@ -107,12 +104,8 @@ def _cut(
 
 def scores(groups: Sequence[Group]) -> NDArray[np.float64]:
     """Mean score of each problem that has a valid verdict."""
-    kept = []
-    for group in groups:
-        valid = [r.verdict.score for r in group.rollouts if r.verdict is not None and r.verdict.kind != "invalid"]
-        if valid:
-            kept.append(sum(valid) / len(valid))
-    return np.array(kept)
+    means = (mean_score(group) for group in groups)
+    return np.array([mean for mean in means if mean is not None])
 
 
 def accuracy(groups: Sequence[Group]) -> Estimate:
@@ -124,6 +117,4 @@ def accuracy(groups: Sequence[Group]) -> Estimate:
         values = np.concatenate([scores([replace(groups[0], rollouts=(r,))]) for r in groups[0].rollouts])
     else:
         values = scores(groups)
-    if set(values) <= {0.0, 1.0}:
-        return proportion(int(values.sum()), len(values))
-    return bootstrap(values)
+    return mean_rate(values)

@@ -3,6 +3,16 @@
 from steep.rollouts.curriculum import CurriculumConfig
 from steep.rollouts.records import rows
 from steep.rollouts.rollouts import RolloutConfig, Rollouts, told
-from steep.rollouts.verify import judge, verified
+from steep.rollouts.verify import judge, mean_score, verified, verified_groups
 
-__all__ = ["CurriculumConfig", "RolloutConfig", "Rollouts", "judge", "rows", "told", "verified"]
+__all__ = [
+    "CurriculumConfig",
+    "RolloutConfig",
+    "Rollouts",
+    "judge",
+    "mean_score",
+    "rows",
+    "told",
+    "verified",
+    "verified_groups",
+]

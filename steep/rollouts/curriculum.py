@@ -1,11 +1,13 @@
 """Which task and level to draw the next problem from: most often where the policy is neither sure nor lost."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from steep.tasks.mixture import Share
+from steep.types import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,9 @@ class CurriculumConfig:
     """How much of a level's pass rate estimate is kept at each new group."""
     retire_at: float = 0.9
     """A problem whose last group passed more often than this is not drawn again; 1 retires none."""
+    retire_below: float = 0.05
+    """A problem that passed less often than this before the first step (`RlConfig.profile`) is not drawn; 0 retires
+    none."""
 
 
 @dataclass
@@ -29,7 +34,7 @@ class Curriculum:
     rates: dict[str, float] = field(default_factory=dict)
     """Pass rate of `task/level`."""
     retired: set[str] = field(default_factory=set)
-    """Ids of problems that are solved."""
+    """Ids of problems that are solved, or were found too hard before the first step."""
 
     def choose(self, rng: Random) -> tuple[Share, int]:
         drawn = [(share, *level) for share in self.shares for level in share.levels.items()]
@@ -43,12 +48,22 @@ class Curriculum:
             return 1.0
         return max(4 * rate * (1 - rate), self.config.floor)
 
-    def learn(self, problem_id: str, level: str, passed: float) -> None:
+    def begin(self, passed: Sequence[tuple[Problem, float]]) -> None:
+        """Take in what was measured before the first step."""
+        rates: dict[str, list[float]] = defaultdict(list)
+        for problem, rate in passed:
+            rates[f"{problem.task}/{problem.level}"].append(rate)
+            if not self.config.retire_below <= rate <= self.config.retire_at:
+                self.retired.add(problem.id)
+        self.rates = {level: sum(found) / len(found) for level, found in rates.items()}
+
+    def learn(self, problem: Problem, passed: float) -> None:
         """Take in the pass rate of one group."""
+        level = f"{problem.task}/{problem.level}"
         old = self.rates.get(level)
         self.rates[level] = passed if old is None else self.config.memory * old + (1 - self.config.memory) * passed
         if passed > self.config.retire_at:
-            self.retired.add(problem_id)
+            self.retired.add(problem.id)
 
     def state(self) -> dict[str, Any]:
         return {"rates": dict(self.rates), "retired": sorted(self.retired)}

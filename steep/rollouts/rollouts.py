@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 from steep.rollouts.curriculum import Curriculum, CurriculumConfig
-from steep.rollouts.verify import verified
-from steep.tasks.mixture import Share, by_name, problems
+from steep.rollouts.verify import mean_score, verified_groups
+from steep.tasks.mixture import Share, by_name, distinct, problems
 from steep.tokens import Template
 from steep.types import Engine, Group, Message, Problem, Request, Rollout, wrong
 
@@ -39,10 +39,10 @@ class Sampling:
 
     first: int
     """Number of the batch's first group, from the start of the run."""
-    problems: list[Problem]
-    told: list[bool]
+    problems: list[Problem] = field(default_factory=list)
+    told: list[bool] = field(default_factory=list)
     """Whether the group's prompt tells its budget."""
-    futures: "list[Future[list[Rollout]]]"
+    futures: "list[Future[list[Rollout]]]" = field(default_factory=list)
 
 
 class Rollouts:
@@ -68,17 +68,22 @@ class Rollouts:
         """The oldest batch, complete. Up to `max_staleness` batches more are kept under way meanwhile."""
         while len(self.under_way) <= self.max_staleness:
             self.under_way.append(self._submit(groups))
-        batch = self.under_way.popleft()
-        taken = []
-        for problem, tell, future in zip(batch.problems, batch.told, batch.futures, strict=True):
-            rollouts = tuple(verified(r, problem, self.tasks, self.template) for r in future.result())
-            if tell:
-                rollouts = tuple(replace(r, verdict=LATE) if r.interrupted else r for r in rollouts)
-            valid = [r.verdict.score for r in rollouts if r.verdict is not None and r.verdict.kind != "invalid"]
-            if valid:
-                self.curriculum.learn(problem.id, f"{problem.task}/{problem.level}", sum(valid) / len(valid))
-            taken.append(Group(problem=problem, rollouts=rollouts))
+        taken = self._judged(self.under_way.popleft())
+        for group in taken:
+            score = mean_score(group)
+            if score is not None:
+                self.curriculum.learn(group.problem, score)
         return taken
+
+    def profile(self, per_level: int) -> None:
+        """Sample a group of so many problems of every level, and have the curriculum begin with what it says."""
+        batch = Sampling(self.next_group)
+        for share in self.shares:
+            for level in share.levels:
+                for problem in distinct(share.task, "train", per_level, self.seed, level):
+                    self._ask(batch, problem, Random(f"profile/{self.seed}/{problem.id}"))
+        scored = [(group.problem, mean_score(group)) for group in self._judged(batch)]
+        self.curriculum.begin([(problem, score) for problem, score in scored if score is not None])
 
     def state(self) -> dict[str, Any]:
         """Where to go on: the oldest batch that was not taken is drawn again."""
@@ -90,23 +95,33 @@ class Rollouts:
         self.curriculum.load_state(state["curriculum"])
 
     def _submit(self, groups: int) -> Sampling:
-        batch = Sampling(self.next_group, [], [], [])
+        batch = Sampling(self.next_group)
         for _ in range(groups):
             rng = Random(f"group/{self.seed}/{self.next_group}")
-            problem, thought = self._draw(rng), self._budget(rng)
-            tell = rng.random() < self.config.told_share
-            prompt = told(problem.prompt, thought) if tell else problem.prompt
-            request = Request(
-                prompt_ids=self.template.render(prompt),
-                budget=self.template.budget(thought, self.config.answer),
-                n=self.config.group_size,
-                seed=rng.getrandbits(62),
-            )
-            batch.problems.append(problem)
-            batch.told.append(tell)
-            batch.futures.append(self.engine.submit(request))
+            self._ask(batch, self._draw(rng), rng)
             self.next_group += 1
         return batch
+
+    def _ask(self, batch: Sampling, problem: Problem, rng: Random) -> None:
+        """Ask the engine for a group of a problem, under a budget that is drawn."""
+        thought = self._budget(rng)
+        tell = rng.random() < self.config.told_share
+        prompt = told(problem.prompt, thought) if tell else problem.prompt
+        request = Request(
+            prompt_ids=self.template.render(prompt),
+            budget=self.template.budget(thought, self.config.answer),
+            n=self.config.group_size,
+            seed=rng.getrandbits(62),
+        )
+        batch.problems.append(problem)
+        batch.told.append(tell)
+        batch.futures.append(self.engine.submit(request))
+
+    def _judged(self, batch: Sampling) -> list[Group]:
+        """The groups of a batch when they are complete, with their verdicts."""
+        sampled = zip(batch.problems, (future.result() for future in batch.futures), strict=True)
+        groups = verified_groups(sampled, self.tasks, self.template)
+        return [in_time(group) if tell else group for group, tell in zip(groups, batch.told, strict=True)]
 
     def _draw(self, rng: Random) -> Problem:
         for _ in range(MAX_DRAWS):
@@ -130,3 +145,8 @@ def told(messages: Sequence[Message], thought: int) -> tuple[Message, ...]:
     if first.role == "system":
         return (replace(first, content=f"{first.content}\n{notice}"), *rest)
     return (Message(role="system", content=notice), first, *rest)
+
+
+def in_time(group: Group) -> Group:
+    """The group of a prompt that told the budget: what did not end in time scores nothing."""
+    return replace(group, rollouts=tuple(replace(r, verdict=LATE) if r.interrupted else r for r in group.rollouts))

@@ -1,10 +1,33 @@
-"""From a rollout to its verdict. A check that fails is `invalid`, never a reward of 0."""
+"""From rollouts to their verdicts. A check that fails is `invalid`, never a reward of 0."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from steep.sandbox import WORKERS
 from steep.tokens import Template
-from steep.types import Problem, Rollout, Task, Verdict, invalid, wrong
+from steep.types import Group, Problem, Rollout, Task, Verdict, invalid, wrong
+
+
+def verified_groups(
+    sampled: Iterable[tuple[Problem, Sequence[Rollout]]], tasks: Mapping[str, Task], template: Template
+) -> list[Group]:
+    """The rollouts of problems with their verdicts.
+
+    Where checks are made by the sandbox (`in_worker`), a thread for each of its workers keeps all of them busy while
+    the next rollouts are waited for. Other checks would only take the processor from the engine.
+    """
+
+    def group(problem: Problem, rollouts: Sequence[Rollout]) -> Group:
+        return Group(problem=problem, rollouts=tuple(verified(r, problem, tasks, template) for r in rollouts))
+
+    if not any(getattr(task, "in_worker", False) for task in tasks.values()):
+        return [group(*one) for one in sampled]
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        return [future.result() for future in [pool.submit(group, *one) for one in sampled]]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def verified(rollout: Rollout, problem: Problem, tasks: Mapping[str, Task], template: Template) -> Rollout:
@@ -21,3 +44,9 @@ def judge(rollout: Rollout, problem: Problem, task: Task, template: Template) ->
         return task.verify(problem, template.answer(rollout.ids.tolist()))
     except Exception as error:  # a checker is foreign code: whatever it raises is its failure, not the model's
         return invalid(f"{type(error).__name__}: {error}")
+
+
+def mean_score(group: Group) -> float | None:
+    """Of the rollouts that could be checked; None if there are none."""
+    valid = [r.verdict.score for r in group.rollouts if r.verdict is not None and r.verdict.kind != "invalid"]
+    return sum(valid) / len(valid) if valid else None

@@ -6,12 +6,15 @@ from steep.runs.evidence import Claim, evidence, read_claims, write_evidence
 from steep.runs.files import Log, read_json, write_atomic, write_json
 from steep.runs.listing import ABSENT, Comparison, Row, RunDetail, RunSummary, StageSummary, compare, list_runs, show
 from steep.runs.progress import Progress, duration, number, printable
+from steep.runs.remaining import TrainingLeft, recorded, steps
 from steep.runs.run import Run, RunInfo, RunStatus
 from steep.runs.stage import Metrics, Stage
-from steep.runs.stopping import Stopping
+from steep.runs.stopping import PARENT, Stopping, stop_with_parent
+from steep.runs.trackers import Tracker, Trackers, check_trackers
 
 __all__ = [
     "ABSENT",
+    "PARENT",
     "Checkpoint",
     "Claim",
     "Comparison",
@@ -28,6 +31,10 @@ __all__ = [
     "Stage",
     "StageSummary",
     "Stopping",
+    "Tracker",
+    "Trackers",
+    "TrainingLeft",
+    "check_trackers",
     "compare",
     "duration",
     "evidence",
@@ -40,8 +47,11 @@ __all__ = [
     "printable",
     "read_claims",
     "read_json",
+    "recorded",
     "save",
     "show",
+    "steps",
+    "stop_with_parent",
     "versions",
     "write_atomic",
     "write_evidence",

@@ -11,6 +11,8 @@ runs/nano/rl/metrics.jsonl     a line a step, equal bit for bit between a resume
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,8 @@ from steep.runs.checkpoint import Checkpoint
 from steep.runs.files import Log, full_disk_explained, read_json, write_atomic, write_json
 
 Metrics = Mapping[str, float | int | str]
+Track = Callable[[str, int, Metrics], None]
+"""Is told the name of a stage, a step, and what was recorded of it."""
 
 AS_JSON = {b"steep": b"json"}
 """Marks a parquet column whose values are JSON text."""
@@ -43,14 +47,17 @@ class Stage:
         stage.finish({"reward": 0.5})
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, track: Track | None = None) -> None:
         self.path = path
+        self._track = track
         self._metrics = Log(path / "metrics.jsonl")
         self._timing = Log(path / "timing.jsonl")
         self._next_step = 0 if self._metrics.size == 0 else None
         self._elapsed_s = 0.0
         """Time that earlier processes spent on the steps that are recorded."""
         self._started = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
 
     @property
     def name(self) -> str:
@@ -73,8 +80,11 @@ class Stage:
         assert step >= self._next_step, f"step {step} is recorded already"
         elapsed_s = self._elapsed_s + time.monotonic() - self._started
         self._metrics.append({"step": step, **metrics})
-        self._timing.append({"step": step, "elapsed_s": round(elapsed_s, 3), **(timing or {})})
+        timing = {"elapsed_s": round(elapsed_s, 3), **(timing or {})}
+        self._timing.append({"step": step, **timing})
         self._next_step = step + 1
+        if self._track is not None:
+            self._track(self.name, step, {**metrics, **timing})
 
     def metrics(self) -> list[dict[str, Any]]:
         """The recorded lines, each with its `step`."""
@@ -143,14 +153,30 @@ class Stage:
 
     def save_checkpoint(
         self, step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], keep: int = 2
-    ) -> Path:
-        """Save what is needed to run `step` and all after it, and how long the logs are now."""
+    ) -> None:
+        """Save what is needed to run `step` and all after it, and how long the logs are now.
+
+        A thread writes a copy; `wait`, `finish` and the next save wait for it, and raise what went wrong.
+        """
         assert self._next_step is not None, f"{self.path} has steps already: call resume() first"
         assert self._next_step <= step, f"a checkpoint of step {step} comes before that step is recorded"
-        for log in self._logs():
+        self.wait()
+        logs = self._logs()
+        saved = {"logs": {log.path.name: log.size for log in logs}, "state": deepcopy(dict(state))}
+        self._writing = self._writer.submit(self._write, logs, step, saved, deepcopy(dict(weights)), keep)
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written is on the disk."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(
+        self, logs: Sequence[Log], step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], keep: int
+    ) -> Path:
+        for log in logs:
             log.sync()  # their names are synced by save()
-        logs = {log.path.name: log.size for log in self._logs()}
-        return checkpoint.save(self.checkpoints, step, {"logs": logs, "state": dict(state)}, weights, keep)
+        return checkpoint.save(self.checkpoints, step, state, weights, keep)
 
     def resume(self, report: Callable[[str], None] = checkpoint.log.warning) -> Checkpoint | None:
         """The newest whole checkpoint, or None; everything recorded after it was taken is dropped.
@@ -158,6 +184,7 @@ class Stage:
         The checkpoints that were passed over are told to `report`. Raises a CheckpointError if none is whole.
         """
         assert not self.finished, f"{self.path} is finished"
+        self.wait()
         loaded = checkpoint.load_latest(self.checkpoints, report)
         first_step = loaded.step if loaded else 0
         sizes = loaded.state["logs"] if loaded else {}
@@ -181,6 +208,7 @@ class Stage:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the stage as done; the figures in `summary` are what reports quote."""
+        self.wait()
         for log in self._logs():
             log.sync()
         write_json(self.path / "done.json", {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **summary})

@@ -1,5 +1,5 @@
 """Checks that may hang, crash or eat memory, in processes that can be killed."""
 
-from steep.sandbox.pool import CheckError, Sandbox, shared
+from steep.sandbox.pool import WORKERS, CheckError, Sandbox, shared
 
-__all__ = ["CheckError", "Sandbox", "shared"]
+__all__ = ["WORKERS", "CheckError", "Sandbox", "shared"]

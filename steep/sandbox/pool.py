@@ -4,6 +4,9 @@
 
 What is limited is accident, not malice: a check that hangs, crashes or eats memory takes its worker with it and nothing
 else. It may still read files and use the network. No signal is used, so any thread may call.
+
+A check that may execute what a model wrote is run by `shared(isolated=True)`, whose workers can do less
+(`isolation.py`).
 """
 
 import atexit
@@ -25,6 +28,9 @@ WORKERS = 2
 MEMORY_MB = 1024
 READY_S = 60.0
 """For a worker to start and to load a check: imports take seconds on a busy machine."""
+KINDS = ("plain", "isolated")
+SETTINGS = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""The same results in every worker; and one thread, for only a program of one thread can isolate itself."""
 LOOK_S = 0.05
 """Between two looks at the memory of a worker."""
 
@@ -44,8 +50,8 @@ class WorkerLostError(Exception):
 class Sandbox:
     """Runs up to `workers` checks at a time; who comes when all are busy waits."""
 
-    def __init__(self, workers: int = WORKERS, memory_mb: int = MEMORY_MB) -> None:
-        self.memory_mb = memory_mb
+    def __init__(self, workers: int = WORKERS, memory_mb: int = MEMORY_MB, isolated: bool = False) -> None:
+        self.memory_mb, self.isolated = memory_mb, isolated
         self._free = threading.Semaphore(workers)
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
@@ -83,7 +89,7 @@ class Sandbox:
         with self._lock:
             if self._closed:
                 raise CheckError("the sandbox is closed")
-            worker = self._idle.pop() if self._idle else Worker()
+            worker = self._idle.pop() if self._idle else Worker(self.isolated)
             self._busy.add(worker)
         kept = False
         try:
@@ -104,12 +110,13 @@ class Sandbox:
 class Worker:
     """One process (`worker.py`) and the pipe to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, isolated: bool) -> None:
         self.connection, theirs = Pipe()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "steep.sandbox.worker", str(theirs.fileno())],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                [sys.executable, "-P", "-m", "steep.sandbox.worker", str(theirs.fileno()), KINDS[isolated]],
+                env=os.environ | SETTINGS | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                cwd="/" if isolated else None,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -159,8 +166,8 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 @cache
-def shared() -> Sandbox:
-    """The one sandbox of this process."""
-    sandbox = Sandbox()
+def shared(isolated: bool = False) -> Sandbox:
+    """The one sandbox of this process, of either kind."""
+    sandbox = Sandbox(isolated=isolated)
     atexit.register(sandbox.close)
     return sandbox

@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from steep.sandbox.isolation import isolate
+
 GRACE_S = 2.0
 """How long after the limit the worker ends itself, should whoever asked not have killed it by then."""
 
@@ -37,6 +39,8 @@ def reply_to(
         check = find(function)
         if prepare:
             find(prepare[0])(*prepare[1:])
+        if sys.argv[2] == "isolated":  # for good; what was just loaded may have kept something on disk
+            isolate()
         connection.send_bytes(b"ready")
         faulthandler.dump_traceback_later(limit_s + GRACE_S, exit=True)  # a thread of its own: no signal, no GIL
         allow(memory_mb)

@@ -11,7 +11,7 @@
 
 A thought is made for a reader that can do one small thing at a time: each column is taken from the last digits of two
 numbers that stand right before it, and what is written so far is written again with one digit put in front, so that
-the last number of a thought is the answer.
+the last number of a thought is the answer. Divisions, which other tasks have, are thought through digit by digit too.
 """
 
 import re
@@ -35,9 +35,9 @@ WORDS = {"+": "plus", "-": "minus", "*": "times"}
 
 INTEGER = re.compile(r"=?\s*([-+\u2212]?)([0-9]{1,30}|[0-9]{1,3}(?:,[0-9]{3}){1,10})\s*\.?")
 NUMBER = re.compile(r"-?\d+")
-BINARY = re.compile(r"(\d+)([-+*])(\d+)")
+BINARY = re.compile(r"(\d+)([-+*/])(\d+)")
 INNERMOST = re.compile(r"\(([^()]+)\)")
-PRODUCT = re.compile(r"((?<!\d)-?\d+)(\*)(-?\d+)")
+PRODUCT = re.compile(r"((?<!\d)-?\d+)([*/])(-?\d+)")
 FIRST_SUM = re.compile(r"(-?\d+)([-+])(-?\d+)")
 EQUATION = re.compile(r"(\S+)=(-?\d+)")
 
@@ -126,7 +126,9 @@ class Step(NamedTuple):
 
 
 def solve(expression: str) -> list[Step]:
-    """The steps that turn an expression into a number: inner brackets first, then products, then from the left."""
+    """The steps that turn an expression into a number: inner brackets first, then products, then from the left.
+
+    Quotients are rounded down."""
     steps: list[Step] = []
     while not NUMBER.fullmatch(expression):
         inner = INNERMOST.search(expression)
@@ -144,6 +146,8 @@ def solve(expression: str) -> list[Step]:
 
 
 def apply(a: int, operator: str, b: int) -> int:
+    if operator == "/":
+        return a // b
     return a + b if operator == "+" else a - b if operator == "-" else a * b
 
 
@@ -190,8 +194,11 @@ def think(expression: str) -> str:
     if plain is None or max(int(plain[1]), int(plain[3])) < 10:
         return in_steps(expression)
     a, operator, b = int(plain[1]), plain[2], int(plain[3])
+    if operator == "/":
+        return in_division(a, b)
     if operator == "*":
-        return in_parts(a, b)
+        a, b = (b, a) if a < 10 or b > 99 else (a, b)
+        return in_parts(a, b) if b < 100 else in_steps(expression)
     if operator == "-" and a < b:
         return f"{a}<{b} so {in_columns(b, '-', a)} so {a - b}"
     return in_columns(a, operator, b)
@@ -251,6 +258,24 @@ def times_one_digit(a: int, part: int) -> str:
     first = f"{a % 10}*{digit}={low} write {low % 10}{zero}" + (f" carry {carry}" if carry else "")
     second = f"{a // 10}*{digit}={high}" + (f" so {high}+{carry}={high + carry}" if carry else "")
     return f"{head}{first}; {second} write {a * part}"
+
+
+def in_division(a: int, b: int) -> str:
+    """84/6: "84/6: 8/6=1 rest 2 write 1; 24/6=4 write 14". A large divisor: "13*7=91 so 91/13=7"."""
+    if b > 12:
+        return f"{b}*{a // b}={a} so {a}/{b}={a // b}"
+    if a < 10 * b:
+        return f"{a}/{b}={a // b}"
+    steps: list[str] = []
+    written, rest = "", 0
+    for digit in str(a):
+        part = 10 * rest + int(digit)
+        quotient, rest = divmod(part, b)
+        if quotient or written:
+            written += str(quotient)
+            left = f" rest {rest}" if rest else ""
+            steps.append(f"{part}/{b}={quotient}{left} write {written}")
+    return f"{a}/{b}: {'; '.join(steps)}"
 
 
 def slip(thought: str, rng: Random) -> str:

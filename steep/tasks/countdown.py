@@ -312,7 +312,7 @@ def put_together(steps: Sequence[Step]) -> str:
 
     def text(step: Step, opened: Sequence[Step]) -> str:
         left, right = (
-            f"({text(maker, opened)})" if (maker := makers.get(operand)) in opened else str(operand.value)
+            f"({text(makers[operand], opened)})" if makers.get(operand) in opened else str(operand.value)
             for operand in (step.left, step.right)
         )
         return f"{left}{step.sign}{right}"

@@ -12,6 +12,9 @@
 | `split`    | `train`, `valid` or `test` (by a hash of the prompt: 70%, 10% and 20%)                           |
 | `verifier` | how answers are checked: `exact`, `number`, `math`, `choice`, `regex` (the task's own)           |
 | `choices`  | options, which are written below the prompt as "A) ...", "B) ..."                                |
+| `thought`  | a thought that leads to the answer; fine-tuning needs one in every training row                  |
+
+`pass_rate`, which `steep tasks check --keep` writes, is not read.
 """
 
 import codecs
@@ -22,9 +25,10 @@ import math
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 from string import ascii_uppercase
 from typing import Any, get_args
 
@@ -32,9 +36,9 @@ from steep.errors import SteepError
 from steep.tasks.generated import split_of
 from steep.tasks.listed import Listed
 from steep.tasks.verifiers import VERIFIERS
-from steep.types import Message, Problem, Role, Split
+from steep.types import Demonstration, Message, Problem, Role, Split
 
-FIELDS = ("prompt", "answer", "id", "level", "split", "verifier", "choices")
+FIELDS = ("prompt", "answer", "id", "level", "split", "verifier", "choices", "thought", "pass_rate")
 
 
 class RowError(ValueError):
@@ -53,10 +57,20 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromFile(Listed):
-    """The task of a file with rows. It is called as the file, without its endings."""
+class InFile:
+    """What lies in a file. Its config says what was in the file, so that a run goes on with nothing else."""
 
     file: Path
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha256", hashlib.sha256(content(self.file)).hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromFile(InFile, Listed):
+    """The task of a file with rows. It is called as the file, without its endings."""
+
     verifier: str = "exact"
     """How answers are checked where a row does not say."""
     only_levels: tuple[int, ...] | None = None
@@ -87,6 +101,22 @@ def levels_of(task: FromFile) -> Sequence[int]:
 class Jsonl(FromFile):
     def every(self) -> Sequence[Problem]:
         return read_whole(self.file, self.verifier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemonstratedJsonl(Jsonl):
+    """A file with a thought in every training row."""
+
+    def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
+        return Demonstration(thought=problem.key["thought"], answer=problem.key["answer"])
+
+
+def task_of(file: Path, verifier: str = "exact", only_levels: tuple[int, ...] | None = None) -> Jsonl:
+    """The task of a JSONL file."""
+    problems = [line.problem for line in read(file, verifier) if line.problem is not None]
+    thoughts = ["thought" in problem.key for problem in problems if problem.split == "train"]
+    kind = DemonstratedJsonl if thoughts and all(thoughts) else Jsonl
+    return kind(file=file, verifier=verifier, only_levels=only_levels)
 
 
 def task_name(file: Path) -> str:
@@ -133,15 +163,20 @@ def read(file: Path, verifier: str) -> list[Line]:
 
 def texts(file: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not empty, with their numbers from 1 on."""
-    if not file.is_file():
-        raise SteepError(f"there is no file {file}")
+    data = content(file)
     try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        data = gzip.decompress(data) if file.suffix == ".gz" else data
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise SteepError(f"{file} cannot be decompressed: {error}", "copy the file again") from error
     for number, text in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if text.strip():
             yield number, text
+
+
+def content(file: Path) -> bytes:
+    if not file.is_file():
+        raise SteepError(f"there is no file {file}", "name a file of problems")
+    return file.read_bytes()
 
 
 def parsed(text: bytes) -> Mapping[str, Any]:
@@ -182,8 +217,23 @@ def problem_of(row: Mapping[str, Any], task: str, verifier: str, extra: Mapping[
         split=split or split_of(text),
         level=level,
         prompt=prompt,
-        key={"verifier": verifier, "answer": answer_of(row, choices), **(extra or {})},
+        key={"verifier": verifier, "answer": answer_of(row, choices), **thought_of(row, verifier), **(extra or {})},
     )
+
+
+def row_of(problem: Problem) -> dict[str, Any]:
+    """The row of a problem, which makes the same problem again."""
+    turns = [{"role": message.role, "content": message.content} for message in problem.prompt]
+    thought = {"thought": problem.key["thought"]} if "thought" in problem.key else {}
+    return {
+        "id": problem.id.partition("/")[2],
+        "prompt": turns if len(turns) > 1 else turns[0]["content"],
+        "answer": problem.key["answer"],
+        "verifier": problem.key["verifier"],
+        "level": problem.level,
+        "split": problem.split,
+        **thought,
+    }
 
 
 def normal(prompt: Sequence[Message]) -> str:
@@ -243,6 +293,18 @@ def answer_of(row: Mapping[str, Any], choices: Sequence[str]) -> str:
     return letters[choices.index(str(answer))]
 
 
+def thought_of(row: Mapping[str, Any], verifier: str) -> Mapping[str, str]:
+    """What the key keeps of a row's thought."""
+    thought = row.get("thought")
+    if thought is None:
+        return {}
+    if not isinstance(thought, str) or not thought.strip():
+        raise RowError("the thought is not a text")
+    if verifier == "regex":
+        raise RowError("a thought leads to an answer, and a pattern is none")
+    return {"thought": thought}
+
+
 def unequivocal(lines: Sequence[Line], unit: str = "line") -> list[Line]:
     """The lines, with a mistake where one contradicts a line before it."""
     by_id: dict[str, Line] = {}
@@ -264,7 +326,7 @@ def contradiction(problem: Problem, earlier: Line, unit: str) -> str:
     if normal(problem.prompt) != normal(before.prompt):
         return f"{unit} {earlier.number} has the same id"
     if problem.key != before.key:
-        return f"{unit} {earlier.number} has the same prompt with another answer or verifier"
+        return f"{unit} {earlier.number} has the same prompt with another answer, verifier or thought"
     if problem.split != before.split:
         return f"{unit} {earlier.number} has the same prompt in split {before.split!r}"
     return ""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import count
 from random import Random
+from typing import ClassVar
 
 from steep.errors import ConfigError
 from steep.tasks.verifiers import VERIFIERS
@@ -16,6 +17,9 @@ class Listed(ABC):
 
     Who mixes it in must be hashable, as a frozen dataclass is.
     """
+
+    in_worker: ClassVar = True
+    """Some of the verifiers wait for a worker of the sandbox."""
 
     @property
     @abstractmethod

@@ -14,7 +14,7 @@ from steep.types import Demonstrator, Problem, Split, Task
 class Share:
     """A task's part of a mixture."""
 
-    task: Demonstrator
+    task: Task
     weight: float = 1.0
     """Relative to the other shares."""
     level_weights: tuple[float, ...] | None = None
@@ -34,14 +34,26 @@ class Share:
         return {n: self.weight * w / sum(weights) for n, w in zip(self.task.levels, weights, strict=True)}
 
 
-def by_name(shares: Sequence[Share]) -> Mapping[str, Demonstrator]:
+def by_name(shares: Sequence[Share]) -> Mapping[str, Task]:
     """The tasks of a mixture. Two of one name are an error: a problem could not say which verifies it."""
-    tasks: dict[str, Demonstrator] = {}
+    tasks: dict[str, Task] = {}
     for share in shares:
         if share.task.name in tasks:
             raise ConfigError(f"two tasks of the mixture are called {share.task.name!r}", "give one task more levels")
         tasks[share.task.name] = share.task
     return tasks
+
+
+def demonstrators(shares: Sequence[Share]) -> Mapping[str, Demonstrator]:
+    """The tasks of a mixture, where all of them can show how to think."""
+    tasks = by_name(shares)
+    found = {name: task for name, task in tasks.items() if isinstance(task, Demonstrator)}
+    for name in tasks.keys() - found:
+        raise ConfigError(
+            f"the task {name} has no demonstrations, which fine-tuning and a model from random weights need",
+            "give it demonstrate(), or start from a model and leave the stage out: --sft none",
+        )
+    return found
 
 
 def problems(task: Task, split: Split, seed: int, level: int | None = None, start: int = 0) -> Iterator[Problem]:

@@ -17,15 +17,22 @@ from string import ascii_uppercase
 from typing import Any, ClassVar
 
 from steep.errors import SteepError
+from steep.tasks.arithmetic import solve, think
 from steep.tasks.generated import split_of
 from steep.tasks.jsonl import RowError, normal, parsed, problem_of, texts
 from steep.tasks.listed import Listed
+from steep.tasks.numerals import last_number, rational
 from steep.tasks.verifiers import boxed
 from steep.types import Demonstration, Problem, Split
 
 DATA = "STEEP_DATA"
 """Environment variable: the directory with a folder for each set."""
 CALCULATOR = re.compile(r"<<[^<>]*>>")
+CALCULATION = re.compile(r"<<([^<>=]*[-+*/][^<>=]*)=([^<>=]+)>>[\d.,]*([^\d.,;:=()<>$%+*/\n]*)")
+"""What is calculated, its result, and the words after it."""
+LOOSE = re.compile(r"(?: (?:a|and|at|by|for|from|in|is|of|on|or|per|so|than|that|the|then|to|which|with))+$")
+"""What such words end with where the next number cuts them off."""
+WHOLE = re.compile(r"\d+(?:[-+*]\d+|/[1-9]\d*)+", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +153,30 @@ class Gsm8k(Published):
         return {"prompt": raw["question"].strip(), "answer": answer.strip()}, {"solution": solution.strip()}
 
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
-        """The worked answer is the thought, without what it tells a calculator."""
-        thought = CALCULATOR.sub("", problem.key["solution"])
-        return Demonstration(thought=thought, answer=problem.key["answer"].replace(",", ""))
+        """The thought is what the worked answer tells a calculator, or all of it where that leads elsewhere."""
+        solution, answer = problem.key["solution"], problem.key["answer"].replace(",", "")
+        thought = calculations(solution)
+        if last_number(thought) != last_number(answer):
+            thought = CALCULATOR.sub("", solution)
+        return Demonstration(thought=thought, answer=answer)
+
+
+def calculations(solution: str) -> str:
+    """The calculations of a worked answer, each with the words after it: "48/2=24 clips in May".
+
+    What stands before may tell a result that is not worked out yet: "He eats 32 pieces because 2 x 16 = 32".
+    """
+    return "\n".join(
+        LOOSE.sub("", f"{worked_out(operation.strip(), result.strip())} {found.strip()}".strip())
+        for operation, result, found in CALCULATION.findall(solution)
+    )
+
+
+def worked_out(operation: str, result: str) -> str:
+    """As `arithmetic` thinks, if all steps are whole numbers; otherwise the result at once."""
+    if WHOLE.fullmatch(operation) and solve(operation)[-1].value == rational(result):
+        return think(operation)
+    return f"{operation}={result}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,11 @@
 `problems` gives rows as in a line of `jsonl.py`; `answer` is one that is right. `verify` gets a `steep.types.Problem`,
 whose `key` has the row's `answer`, and returns True or False, a score from 0 to 1, or a `steep.types.Verdict`. Without
 `verify` the verifiers that the rows name are used.
+
+    def demonstrate(problem, rng):                      # so that fine-tuning can learn from it
+        return f"{problem.key['answer']} has no divisor but 1 and itself."
+
+returns the thought that leads to the row's answer, or a `steep.types.Demonstration`. A TASK may have one too.
 """
 
 import importlib.util
@@ -17,13 +22,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from steep.errors import SteepError
 from steep.sandbox import CheckError, shared
-from steep.tasks.jsonl import FromFile, Line, RowError, problem_of, task_name, unequivocal, whole
-from steep.types import Message, Problem, Split, Task, Verdict, correct, invalid, wrong
+from steep.tasks.jsonl import FromFile, InFile, Line, RowError, problem_of, task_name, unequivocal, whole
+from steep.types import Demonstration, Message, Problem, Split, Task, Verdict, correct, invalid, wrong
 
 LIMIT_S = 10.0
 """Of one check."""
@@ -36,17 +42,30 @@ class Rows(FromFile):
     def every(self) -> Sequence[Problem]:
         return rows(self.file, self.verifier)
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the file has a `verify()`."""
+        return hasattr(load(self.file), "verify")
+
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        if hasattr(load(self.file), "verify"):
+        if self.verifies:
             return verified_apart(self.file, problem, answer)
         return super().verify(problem, answer)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apart:
+class DemonstratedRows(Rows):
+    """With `demonstrate()` in the file."""
+
+    def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
+        return shown(self.file, load(self.file), problem, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart(InFile):
     """A file's TASK, verified in the sandbox."""
 
-    file: Path
+    in_worker: ClassVar = True
 
     @property
     def task(self) -> Task:
@@ -71,6 +90,14 @@ class Apart:
         return self.task.examples()
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemonstratedApart(Apart):
+    """A TASK with `demonstrate()`."""
+
+    def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
+        return shown(self.file, self.task, problem, rng)
+
+
 def task_of(file: Path, verifier: str = "exact", only_levels: tuple[int, ...] | None = None) -> Task:
     """The task of a Python file."""
     module = load(file)
@@ -82,12 +109,13 @@ def task_of(file: Path, verifier: str = "exact", only_levels: tuple[int, ...] | 
             raise SteepError(f"TASK in {file} has no {missing[0]}", "see steep.types.Task for what a task has")
         if only_levels is not None:
             raise SteepError(f"the levels of TASK in {file} are its own", "choose them in the file")
-        return Apart(file=file)
+        return (DemonstratedApart if hasattr(module.TASK, "demonstrate") else Apart)(file=file)
     if not callable(getattr(module, "problems", None)):
         raise SteepError(
             f"{file} has neither TASK nor problems()", "write `def problems()` that gives prompts and answers"
         )
-    return Rows(file=file, verifier=verifier, only_levels=only_levels)
+    kind = DemonstratedRows if hasattr(module, "demonstrate") else Rows
+    return kind(file=file, verifier=verifier, only_levels=only_levels)
 
 
 def load(file: Path) -> ModuleType:
@@ -131,6 +159,19 @@ def read_rows(file: Path, verifier: str) -> list[Line]:
     except Exception as error:
         raise SteepError(f"problems() in {file} fails: {type(error).__name__}: {error}", "mend it") from error
     return unequivocal(found, "row")
+
+
+def shown(file: Path, owner: Any, problem: Problem, rng: Random) -> Demonstration:
+    """What the `demonstrate` of a file or of its TASK says about a problem."""
+    try:
+        said = owner.demonstrate(problem, rng)
+        shown = Demonstration(thought=said, answer=problem.key["answer"]) if isinstance(said, str) else said
+    except Exception as error:
+        message = f"demonstrate() in {file} fails on {problem.id}: {type(error).__name__}: {error}"
+        raise SteepError(message, "mend it") from error
+    if not isinstance(shown, Demonstration):
+        raise SteepError(f"demonstrate() in {file} returned {said!r}", "return a text or a steep.types.Demonstration")
+    return shown
 
 
 def verified_apart(file: Path, problem: Problem, answer: str) -> Verdict:

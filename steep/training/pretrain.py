@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from steep.errors import ConfigError
 from steep.policies import Example, Policy
 from steep.runs import Stage
 from steep.tasks.mixture import Share
@@ -22,6 +23,7 @@ class PretrainConfig(SupervisedConfig):
     """Tokens in a sequence: documents are laid one after another and cut."""
 
 
+@runtime_checkable
 class Writer(Protocol):
     """A task that has text to read."""
 
@@ -57,5 +59,9 @@ def sequence(
 
 
 def document(share: Share, rng: Random) -> str:
-    writer: Writer = share.task  # type: ignore[assignment]
-    return writer.documents(rng)
+    if not isinstance(share.task, Writer):
+        raise ConfigError(
+            f"the task {share.task.name} has no documents to pretrain on",
+            "give it documents(), or start from a model and leave the stage out: --pretrain none",
+        )
+    return share.task.documents(rng)

@@ -19,14 +19,15 @@ from steep.evals.suite import SuiteConfig, measure, measure_demonstrator
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.policies import Policy
 from steep.rollouts import Rollouts
-from steep.runs import Claim, Run, Stage, write_evidence
-from steep.tasks.mixture import Share, by_name, distinct, numbered
+from steep.runs import Claim, Run, Stage, Trackers, check_trackers, write_evidence
+from steep.tasks.mixture import Share, by_name, demonstrators, distinct, numbered, problems
 from steep.tokens import Template, TemplateConfig, Tokenizer, compact
-from steep.training.pretrain import PretrainConfig, document, pretrain
+from steep.training.pretrain import PretrainConfig, Writer, document, pretrain
 from steep.training.rl import RlConfig, rl
 from steep.training.sft import SftConfig, sft
 from steep.types import Demonstrator, Engine, Task
 
+HELD_OUT = 200  # problems that a recipe on other tasks is measured on
 TOKENIZER_TEXTS = 4000  # documents, prompts and demonstrations, each, that the tokenizer is trained on
 
 
@@ -37,6 +38,8 @@ class Watch:
     problems: int = 128
     """Of each task, over its levels."""
     budgets: tuple[int, ...] = (32, 128, 512)
+    answer: int = 32
+    """Answer tokens at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +49,8 @@ class Suite:
     task: Task
     config: SuiteConfig = field(default_factory=SuiteConfig)
     models: tuple[str, ...] = ("sft", "rl")
-    """The stages to measure; those that the recipe leaves out are passed over. `demonstrator` stands for the task's own
-    demonstrations."""
+    """The stages to measure; those that the recipe leaves out are passed over. `start` stands for the model that the
+    recipe starts from, as it is, and `demonstrator` for the task's own demonstrations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +81,47 @@ class Recipe:
     """What the finished stages are measured on."""
     claims: Callable[[Run], list[Claim]] | None = None
     """Reads the finished run and says which of its figures meet their bars."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics go besides the run directory: tensorboard, wandb, trackio."""
+
+    def __post_init__(self) -> None:
+        check_trackers(self.trackers)
+
+
+def on_tasks(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Recipe, list[str]]:
+    """The recipe with these tasks to train on, watch and measure; and which stages are left out for it, in words."""
+    shares = tuple(Share(task=task) for task in tasks)
+    for task in by_name(shares).values():  # whoever lacks problems says so before anything is begun
+        trained = [problems(task, "train", recipe.seed, level) for level in task.levels]
+        for drawn in (*trained, problems(task, "valid", recipe.seed), problems(task, "test", recipe.seed)):
+            next(drawn)
+    lacking = {
+        "pretrain": [f"{task.name} has no documents" for task in tasks if not isinstance(task, Writer)],
+        "sft": [f"{task.name} lacks demonstrations" for task in tasks if not isinstance(task, Demonstrator)],
+    }
+    budgets = tuple(sorted({0, *recipe.watch.budgets}))
+    measured = SuiteConfig(
+        problems=HELD_OUT, modes=("sampled",), eval=EvalConfig(budgets=budgets, answer=recipe.watch.answer)
+    )
+    changed = replace(
+        recipe,
+        tasks=shares,
+        evals=tuple(Suite(task=task, config=measured, models=("start", "sft", "rl")) for task in tasks),
+        claims=None,
+        pretrain=None if lacking["pretrain"] else recipe.pretrain,
+        sft=None if lacking["sft"] else recipe.sft,
+    )
+    left_out = [stage for stage in lacking if getattr(changed, stage) is not getattr(recipe, stage)]
+    return changed, [f"{stage} is left out: {' and '.join(lacking[stage])}" for stage in left_out]
 
 
 def run_recipe(run: Run, recipe: Recipe, console: Console) -> None:
     """Carry out the stages that are not finished."""
+    with Trackers(run, recipe.trackers):
+        run_stages(run, recipe, console)
+
+
+def run_stages(run: Run, recipe: Recipe, console: Console) -> None:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -115,7 +155,7 @@ def evaluate_run(run: Run, recipe: Recipe) -> None:
         if name == DEMONSTRATOR:
             evaluate_demonstrator(stage, Template.load(find_model(run.path).path), suites)
         elif getattr(recipe, name) is not None:
-            model, template = _load(run.path / name / "model")
+            model, template = _load(recipe.start if recipe.start and name == "start" else run.path / name / "model")
             engine = NativeEngine(model.to(find_device(recipe.device)), recipe.engine, template.end_ids)
             for suite in suites:
                 measure(stage, name, engine, template, {suite.task.name: suite.task}, suite.config)
@@ -184,11 +224,11 @@ def load_teacher(config: RlConfig, template: Template, device: torch.device) -> 
 
 def watch(engine: Engine, template: Template, recipe: Recipe) -> dict[str, float]:
     """Accuracy on the validation split, by task and budget."""
-    config = EvalConfig(budgets=recipe.watch.budgets)
+    config = EvalConfig(budgets=recipe.watch.budgets, answer=recipe.watch.answer)
     metrics: dict[str, float] = {}
     for name, task in by_name(recipe.tasks).items():
-        problems = distinct(task, "valid", recipe.watch.problems)
-        for budget, groups in evaluate(engine, template, {name: task}, problems, config).items():
+        asked = distinct(task, "valid", recipe.watch.problems)
+        for budget, groups in evaluate(engine, template, {name: task}, asked, config).items():
             estimate = accuracy(groups)
             at = f"valid/{name}@{budget}"
             metrics |= {at: estimate.value, f"{at}_low": estimate.low, f"{at}_high": estimate.high}
@@ -202,7 +242,7 @@ def new_tokenizer(recipe: Recipe) -> Tokenizer:
 
 def tokenizer_texts(shares: Sequence[Share], seed: int) -> list[str]:
     texts = []
-    tasks = by_name(shares)
+    tasks = demonstrators(shares)
     for number, problem in islice(numbered(shares, "train", seed), TOKENIZER_TEXTS):
         rng = Random(f"tokenizer/{seed}/{number}")
         shown = tasks[problem.task].demonstrate(problem, rng)
@@ -211,6 +251,6 @@ def tokenizer_texts(shares: Sequence[Share], seed: int) -> list[str]:
     return texts
 
 
-def _load(directory: Path) -> tuple[Transformer, Template]:
-    loaded = load_model(directory)
+def _load(name: str | Path) -> tuple[Transformer, Template]:
+    loaded = load_model(name)
     return loaded.model, loaded.template

@@ -24,6 +24,9 @@ from steep.types import Engine, Group, Rollout
 class RlConfig:
     num_steps: int = 50
     groups_per_step: int = 32
+    profile: int | None = None
+    """Problems of each level that are tried before the first step: the curriculum begins with their pass rates, and
+    those that are too hard or too easy (`rollouts.curriculum`) are not drawn. None: it begins knowing nothing."""
     max_staleness: int = 0
     """How many updates old the weights may be that sampled a group; 0 is synchronous."""
     algorithm: Algorithm = field(default_factory=Algorithm)
@@ -48,7 +51,10 @@ def rl(
 ) -> None:
     """Run the steps that are left. `evaluate` measures the engine as it is; `reference` and `teacher` are frozen."""
     start = resume(stage, policy, engine, rollouts)
-    baseline = {f"start/{k}": v for k, v in evaluate().items()} if start == 0 else {}
+    if config.profile is not None and not rollouts.curriculum.rates:
+        profile(rollouts, config.profile)
+        save(stage, start, policy, rollouts)
+    baseline = before_training(rollouts, evaluate) if start == 0 else {}
     with Progress(config.num_steps, stage.name, start=start) as progress, Stopping() as stopping:
         for step in range(start, config.num_steps):
             began = time.monotonic()
@@ -74,9 +80,9 @@ def rl(
             progress.update(step + 1, shown | {"tokens/s": speed["tokens/s"]})
             progress.sample(sample_text(groups, rollouts))
             if (step + 1) % config.checkpoint_every == 0 or stopping.asked or step + 1 == config.num_steps:
-                state = {"policy": policy.state(), "rollouts": rollouts.state()}
-                stage.save_checkpoint(step + 1, state, policy.weights())
+                save(stage, step + 1, policy, rollouts)
             if stopping.asked:
+                stage.wait()
                 raise KeyboardInterrupt
 
 
@@ -89,6 +95,24 @@ def resume(stage: Stage, policy: Policy, engine: Engine, rollouts: Rollouts) -> 
     step = checkpoint.step if checkpoint else 0
     engine.load_weights(policy.weights(engine.dtype), version=step)
     return step
+
+
+def save(stage: Stage, step: int, policy: Policy, rollouts: Rollouts) -> None:
+    stage.save_checkpoint(step, {"policy": policy.state(), "rollouts": rollouts.state()}, policy.weights())
+
+
+def profile(rollouts: Rollouts, per_level: int) -> None:
+    """Find out which problems have signal."""
+    curriculum = rollouts.curriculum
+    with Progress(1, "profile") as progress:
+        rollouts.profile(per_level)
+        progress.update(1, {"retired": len(curriculum.retired), **curriculum.rates})
+
+
+def before_training(rollouts: Rollouts, evaluate: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    """What is recorded with the first step."""
+    profiled = {f"profile/{level}": rate for level, rate in rollouts.curriculum.rates.items()}
+    return {f"start/{k}": v for k, v in evaluate().items()} | profiled
 
 
 def sync(policy: Policy, engine: Engine, version: int, changed: bool) -> None:

@@ -16,7 +16,7 @@ from steep.algorithms import token_weights
 from steep.policies import Example, Policy
 from steep.rollouts import told
 from steep.runs import Stage
-from steep.tasks.mixture import Share, by_name, numbered
+from steep.tasks.mixture import Share, demonstrators, numbered
 from steep.tokens import Template
 from steep.training.supervised import SupervisedConfig, train_supervised
 from steep.types import Demonstrator, Problem
@@ -37,7 +37,7 @@ class SftConfig(SupervisedConfig):
 def sft(
     stage: Stage, policy: Policy, template: Template, shares: Sequence[Share], config: SftConfig, seed: int
 ) -> None:
-    tasks = by_name(shares)
+    tasks = demonstrators(shares)
 
     def batch(step: int) -> list[Example]:
         start = step * config.examples

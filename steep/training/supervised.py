@@ -39,4 +39,5 @@ def train_supervised(
             if (step + 1) % config.checkpoint_every == 0 or stopping.asked or step + 1 == config.steps:
                 stage.save_checkpoint(step + 1, policy.state(), policy.weights())
             if stopping.asked:
+                stage.wait()
                 raise KeyboardInterrupt

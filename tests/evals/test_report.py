@@ -251,6 +251,7 @@ def test_parameters_of_a_run_without_a_model_are_those_of_its_checkpoint(making,
     stage = run.stage("pretrain")
     assert open_source(run.path).parameters is None
     stage.save_checkpoint(0, {}, {"a": torch.zeros(3, 4), "b": torch.zeros(5)})
+    stage.wait()
     assert open_source(run.path).parameters == 17
 
 

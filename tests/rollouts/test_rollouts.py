@@ -1,5 +1,7 @@
 """Groups are drawn, sampled and verified as the numbers say, and a failing check never becomes a reward."""
 
+import time
+from itertools import islice
 from random import Random
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 
 from steep.engines import NativeConfig, NativeEngine
 from steep.models.transformer import ModelConfig, Transformer, initialise
-from steep.rollouts import CurriculumConfig, RolloutConfig, Rollouts, judge, rows, told
+from steep.rollouts import CurriculumConfig, RolloutConfig, Rollouts, judge, rows, told, verified_groups
 from steep.rollouts.curriculum import Curriculum
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.countdown import Countdown
@@ -142,6 +144,26 @@ def test_a_check_that_fails_is_invalid_and_never_wrong(template: Template):
     assert judge(rollout(template, answer, ended=False), problem, Countdown(), template).kind == "wrong"
 
 
+class Slow(Countdown):
+    in_worker = True
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        time.sleep(0.02 * problem.level)
+        return super().verify(problem, answer)
+
+
+def test_checks_run_beside_each_other_and_keep_their_order(template: Template):
+    examples = [e for e in Countdown().examples() if e[2].kind != "invalid"] * 4
+    sampled = [
+        (problem, [rollout(template, answer), rollout(template, answer, ended=False)])
+        for problem, answer, _ in examples
+    ]
+    groups = verified_groups(iter(sampled), {"countdown": Slow()}, template)
+    assert [g.problem for g in groups] == [problem for problem, _ in sampled]
+    kinds = [[r.verdict.kind for r in g.rollouts] for g in groups]
+    assert kinds == [[judge(rollouts[0], p, Countdown(), template).kind, "wrong"] for p, rollouts in sampled]
+
+
 def test_rows_say_everything_needed_to_verify_again(template: Template):
     groups = supply(template).take(2)
     saved = list(rows(groups, template))
@@ -154,14 +176,15 @@ def test_rows_say_everything_needed_to_verify_again(template: Template):
 
 def test_the_curriculum_prefers_levels_with_signal_and_retires_what_is_solved():
     curriculum = Curriculum((Share(task=Countdown(levels=(1, 3))),), CurriculumConfig(floor=0.1))
+    easy, even = (next(Countdown(levels=(level,)).problems("train", 0)) for level in (1, 3))
     for _ in range(60):
-        curriculum.learn("easy", "countdown/1", 1.0)
-        curriculum.learn("even", "countdown/3", 0.5)
+        curriculum.learn(easy, 1.0)
+        curriculum.learn(even, 0.5)
     assert curriculum.weight("countdown/1") == 0.1
     assert curriculum.weight("countdown/3") == pytest.approx(1.0)
     drawn = [curriculum.choose(Random(i))[1] for i in range(2000)]
     assert abs(drawn.count(3) / 2000 - 1 / 1.1) < 0.03
-    assert curriculum.retired == {"easy"}
+    assert curriculum.retired == {easy.id}
     both = Curriculum((Share(task=Countdown(levels=(1, 3)), weight=4), Share(task=Arithmetic())), CurriculumConfig())
     both.rates = curriculum.rates | {f"arithmetic/{level}": 0.5 for level in Arithmetic().levels}
     drawn_too = [both.choose(Random(i)) for i in range(4000)]
@@ -174,6 +197,26 @@ def test_the_curriculum_prefers_levels_with_signal_and_retires_what_is_solved():
     again = Curriculum((), CurriculumConfig())
     again.load_state(curriculum.state())
     assert again.state() == curriculum.state()
+
+
+def test_a_curriculum_begins_with_what_was_measured():
+    curriculum = Curriculum((Share(task=Countdown(levels=(1, 3))),), CurriculumConfig(retire_below=0.1))
+    first, second, third = islice(Countdown(levels=(1,)).problems("train", 0), 3)
+    other = next(Countdown(levels=(3,)).problems("train", 0))
+    curriculum.begin([(first, 0.0), (second, 0.1), (third, 1.0), (other, 0.5)])
+    assert curriculum.rates == pytest.approx({"countdown/1": 1.1 / 3, "countdown/3": 0.5})
+    assert curriculum.retired == {first.id, third.id}
+
+
+def test_a_profile_asks_every_level_and_takes_no_group_away(template: Template):
+    source = supply(template)
+    source.profile(2)
+    assert source.curriculum.rates == {f"{s.task.name}/{level}": 0.0 for s in SHARES for level in s.task.levels}
+    assert len(source.curriculum.retired) == 8
+    assert source.next_group == 0
+    again = supply(template)
+    again.load_state(source.state())
+    assert ids(again.take(4)) == ids(source.take(4))
 
 
 def test_a_retired_problem_is_not_drawn(template: Template):

@@ -3,6 +3,8 @@ import math
 import os
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from steep.errors import ConfigError, SteepError
-from steep.runs import Run, compare, list_runs, show
+from steep.runs import Run, checkpoint, compare, list_runs, show
 from steep.runs import files as files_module
 from steep.runs.files import Log, write_json
 from steep.runs.run import flat
@@ -148,12 +150,21 @@ def test_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path):
     assert Run.open(tmp_path).status == "interrupted"
 
 
-def test_processes_of_another_host_are_believed(tmp_path):
+def test_processes_of_another_host_are_believed_until_they_fall_silent(tmp_path):
     run = create(tmp_path)
+    run.stage("rl").record(0, {"reward": 0.5})
     dead_process(run)
     content = json.loads((tmp_path / "run.json").read_text())
     content["machine"]["host"] = "elsewhere"
     write_json(tmp_path / "run.json", content)
+    assert Run.open(tmp_path).status == "running"
+    with pytest.raises(SteepError, match=r"being run by process \d+ on elsewhere \(last record \d s ago\)"):
+        Run.open(tmp_path).resume()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for path in files:
+        os.utime(path, (0, time.time() - 3700))
+    assert Run.open(tmp_path).status == "interrupted"
+    os.utime(tmp_path / "rl" / "metrics.jsonl")
     assert Run.open(tmp_path).status == "running"
 
 
@@ -240,6 +251,7 @@ def train(stage, steps, die_at=None, checkpoint_every=3):
         if step and step % checkpoint_every == 0:
             stage.save_checkpoint(step, {"total": total}, {"w": total.reshape(1)})
         if step == die_at:
+            stage.wait()
             return None
         total = total * 1.1 + step
         stage.record(step, {"loss": float(total), "nan": math.nan}, timing={"tokens/s": 5.0})
@@ -294,6 +306,33 @@ def test_a_log_that_lost_lines_is_told(run):
     assert [row["step"] for row in stage.metrics()] == [0]
 
 
+def test_a_checkpoint_holds_what_was_there_when_it_was_asked_for(run, monkeypatch):
+    stage, weights, go = run.stage("rl"), {"w": torch.zeros(3)}, threading.Event()
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *args: go.wait(30) and save(*args))
+    stage.save_checkpoint(0, {"moment": weights["w"]}, weights)
+    weights["w"] += 1  # training goes on while the checkpoint is written
+    go.set()
+    stage.wait()
+    loaded = run.stage("rl").resume()
+    assert loaded.weights["w"].tolist() == loaded.state["moment"].tolist() == [0, 0, 0]
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told_by_whoever_waits(run, monkeypatch):
+    def full(*args):
+        raise SteepError("the disk is full")
+
+    stage = run.stage("rl")
+    monkeypatch.setattr(checkpoint, "save", full)
+    stage.save_checkpoint(0, {}, {})
+    with pytest.raises(SteepError, match="the disk is full"):
+        stage.save_checkpoint(1, {}, {})
+    stage.save_checkpoint(1, {}, {})
+    with pytest.raises(SteepError, match="the disk is full"):
+        stage.finish({})
+    assert not stage.finished
+
+
 def test_steps_are_recorded_once_and_in_order(run):
     stage = run.stage("rl")
     stage.record(3, {})
@@ -312,6 +351,7 @@ def test_elapsed_time_leaves_pauses_out(run, monkeypatch):
     now[0] += 5
     stage.record(0, {})
     stage.save_checkpoint(1, {}, {})
+    stage.wait()
     now[0] += 1000
     stage = run.stage("rl")
     stage.resume()

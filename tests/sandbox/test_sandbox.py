@@ -34,6 +34,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def nobody_else():
     """Other tests share a sandbox, whose workers would be counted here."""
     shared().close()
+    shared(isolated=True).close()
     shared.cache_clear()
 
 

@@ -88,6 +88,13 @@ def test_verify_never_raises_and_accepts_only_the_number(answer: str) -> None:
         ),
         ("47*8", "47*8: 7*8=56 write 6 carry 5; 4*8=32 so 32+5=37 write 376"),
         ("47*80", "47*80: write 0; 7*8=56 write 60 carry 5; 4*8=32 so 32+5=37 write 3760"),
+        ("5*12", "12*5: 2*5=10 write 0 carry 1; 1*5=5 so 5+1=6 write 60"),
+        ("300*200", "300*200=60000"),
+        ("72/8", "72/8=9"),
+        ("84/6", "84/6: 8/6=1 rest 2 write 1; 24/6=4 write 14"),
+        ("918/9", "918/9: 9/9=1 write 1; 1/9=0 rest 1 write 10; 18/9=2 write 102"),
+        ("91/13", "13*7=91 so 91/13=7"),
+        ("24/2*3", "24/2=12 so 12*3=36"),
         (
             "12*13",
             "12*3+12*10; 12*3: 2*3=6 write 6; 1*3=3 write 36; 12*10: write 0; 2*1=2 write 20; 1*1=1 write 120; "

@@ -12,10 +12,11 @@ from steep.tasks.chat import Chat
 from steep.tasks.countdown import Countdown
 from steep.tasks.letters import Letters
 from steep.tasks.published import Gsm8k
+from steep.tasks.stories import Stories
 from steep.types import Demonstrator
 
 SAMPLE = Path(__file__).parent / "samples" / "gsm8k"
-TASKS: tuple[Demonstrator, ...] = (Arithmetic(), Chat(), Countdown(), Letters(), Gsm8k(directory=SAMPLE))
+TASKS: tuple[Demonstrator, ...] = (Arithmetic(), Chat(), Countdown(), Letters(), Stories(), Gsm8k(directory=SAMPLE))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

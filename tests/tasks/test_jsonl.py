@@ -4,12 +4,14 @@ import gzip
 import json
 from collections import Counter
 from itertools import islice
+from random import Random
 
 import pytest
 
 from steep.errors import ConfigError, SteepError
 from steep.tasks.generated import split_of
-from steep.tasks.jsonl import Jsonl, read
+from steep.tasks.jsonl import Jsonl, read, task_of
+from steep.types import Demonstration, Demonstrator
 
 
 @pytest.fixture
@@ -96,7 +98,12 @@ GOOD = {"prompt": "1+1?", "answer": "2"}
         ('{"prompt": "Größe?", "answer": "2"}'.encode("latin-1"), "byte 15 is not UTF-8"),
         (rb'{"prompt": "\ud800", "answer": "2"}', "half a surrogate pair (\\ud800 to \\udfff) is no character"),
         (b"[" * 100_000, "not JSON that can be read: nested too deeply"),
-        ({"prompt": " Best  one?", "answer": "3"}, "line 1 has the same prompt with another answer or verifier"),
+        (GOOD | {"thought": " "}, "the thought is not a text"),
+        (GOOD | {"thought": "x", "verifier": "regex"}, "a thought leads to an answer, and a pattern is none"),
+        (
+            {"prompt": " Best  one?", "answer": "3"},
+            "line 1 has the same prompt with another answer, verifier or thought",
+        ),
         ({"prompt": "best one?", "answer": "x", "split": "test"}, "line 1 has the same prompt in split 'train'"),
         ({"prompt": "Other?", "answer": "x", "id": "first"}, "line 1 has the same id"),
     ],
@@ -157,6 +164,22 @@ def test_levels(written):
     assert {p.level for p in islice(narrowed.problems("train", 0), 200)} == {1}
     with pytest.raises(ConfigError, match="no problems of level 3 in split 'train'"):
         next(task.problems("train", 0, level=3))
+
+
+def test_thoughts_are_demonstrations_where_every_training_row_has_one(written):
+    shown = GOOD | {"split": "train", "thought": "1 and 1"}
+    task = task_of(written(shown, {"prompt": "2+2?", "answer": 4, "split": "test"}))
+    assert isinstance(task, Demonstrator)
+    assert task.demonstrate(task.listed("train")[0], Random(0)) == Demonstration(thought="1 and 1", answer="2")
+    for file in (written(shown, {"prompt": "2+2?", "answer": 4, "split": "train"}), written(GOOD | {"split": "test"})):
+        assert not isinstance(task_of(file), Demonstrator)
+
+
+def test_a_task_says_what_was_in_its_file(written):
+    first, same, other = (task_of(written(*sums(n))) for n in (5, 5, 6))
+    assert first == same
+    assert first != other
+    assert len(other.every()) == 6
 
 
 def test_a_file_may_be_compressed_and_may_begin_with_a_mark(written):

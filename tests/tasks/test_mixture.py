@@ -6,7 +6,8 @@ import pytest
 from steep.errors import ConfigError
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.countdown import Countdown
-from steep.tasks.mixture import Share, numbered
+from steep.tasks.mixture import Share, demonstrators, numbered
+from steep.tasks.published import Svamp
 
 
 def test_tasks_and_levels_come_as_their_weights_say():
@@ -25,3 +26,9 @@ def test_a_number_decides_its_problem():
 def test_every_level_needs_its_weight():
     with pytest.raises(ConfigError, match=r"1 weights for the levels \[1, 3\]"):
         Share(task=Countdown(levels=(1, 3)), level_weights=(1,))
+
+
+def test_who_must_demonstrate_is_named():
+    assert list(demonstrators((Share(task=Countdown()), Share(task=Arithmetic())))) == ["countdown", "arithmetic"]
+    with pytest.raises(ConfigError, match="the task svamp has no demonstrations"):
+        demonstrators((Share(task=Countdown()), Share(task=Svamp())))

@@ -1,5 +1,6 @@
 """Published sets, on samples of our own in the form in which each set was published."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -9,7 +10,7 @@ import pytest
 from steep.errors import SteepError
 from steep.tasks.generated import split_of
 from steep.tasks.jsonl import normal
-from steep.tasks.published import Aime, Arc, Gsm8k, Math, Source, Svamp, hub_rows
+from steep.tasks.published import Aime, Arc, Gsm8k, Math, Source, Svamp, calculations, hub_rows
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -35,10 +36,37 @@ def test_splits_share_nothing_and_gold_answers_verify(task):
 def test_gsm8k_shows_how_to_think():
     problem = next(p for p in Gsm8k().listed("test") if "jar" in p.prompt[0].content)
     shown = Gsm8k().demonstrate(problem, Random(0))
-    assert shown.thought == "They hold 5*6 = 30 liters."
+    assert shown.thought == "5*6=30 liters"
     assert shown.answer == "30"
     assert Gsm8k().verify(problem, "It is 30 liters.").kind == "correct"
     assert Gsm8k().verify(problem, "5*6 = 35").kind == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("solution", "thought"),
+    [
+        (
+            "He eats 32 of them because 2 x 16 = <<2*16=32>>32\nThat is 32+8=<<32+8=40>>40 in all.",
+            "16*2: 6*2=12 write 2 carry 1; 1*2=2 so 2+1=3 write 32\n"
+            "32+8: 2+8=10 write 0 carry 1; 3+0+1=4 write 40 in all",
+        ),
+        ("So 2+3+4 = $<<2+3+4=9>>9, and 9-3=$<<9-3=6>>6 is left.", "2+3=5 so 5+4=9\n9-3=6 is left"),
+        ("She sold 84/6 = <<84/6=14>>14 boxes.", "84/6: 8/6=1 rest 2 write 1; 24/6=4 write 14 boxes"),
+        ("It takes 91/13 = <<91/13=7>>7 days for 7*1=<<7*1=7>>7 trips", "13*7=91 so 91/13=7 days\n7*1=7 trips"),
+        ("12/60 = $<<12/60=0.2>>0.2 per minute, so 0.2*50=<<0.2*50=10.00>>10.", "12/60=0.2 per minute\n0.2*50=10.00"),
+        ("There are 80/100 * 10 = <<80/100*10=8>>8 more.", "80/100*10=8 more"),
+        ("Let it be <<3=3>>3.", ""),
+    ],
+)
+def test_calculations_come_before_what_they_find(solution, thought):
+    assert calculations(solution) == thought
+
+
+def test_a_worked_answer_whose_calculations_end_elsewhere_is_told_in_its_own_words():
+    problem = Gsm8k().listed("test")[0]
+    elsewhere = {"solution": "There are 2+2 = <<2+2=4>>4 pairs, so 8.", "answer": "8"}
+    shown = Gsm8k().demonstrate(replace(problem, key=problem.key | elsewhere), Random(0))
+    assert (shown.thought, shown.answer) == ("There are 2+2 = 4 pairs, so 8.", "8")
 
 
 def test_gsm8k_answers_have_no_commas():

@@ -1,10 +1,12 @@
 """Tasks in Python files, verified by real workers."""
 
+from random import Random
+
 import pytest
 
 from steep.errors import SteepError
 from steep.tasks.python_file import task_of
-from steep.types import wrong
+from steep.types import Demonstration, Demonstrator, wrong
 
 ROWS = """
 import time
@@ -69,6 +71,22 @@ def test_a_task_object(written):
     problem = next(task.problems("train", 0))
     assert task.verify(problem, "two") == wrong("digits only")
     assert len(task.examples()) > 3
+
+
+def test_a_file_may_demonstrate(written):
+    text = "def demonstrate(problem, rng): return ['one ' * rng.randint(1, 1), 5][problem.level - 1]"
+    task = task_of(written(f"{ROWS}\n{text}"))
+    assert isinstance(task, Demonstrator)
+    problem = next(task.problems("train", 0, level=1))
+    assert task.demonstrate(problem, Random(0)) == Demonstration(thought="one ", answer=problem.key["answer"])
+    with pytest.raises(SteepError, match=r"demonstrate.* returned 5\n  return a text"):
+        task.demonstrate(next(task.problems("train", 0, level=2)), Random(0))
+    with pytest.raises(SteepError, match=r"fails on .*: AttributeError"):
+        task.demonstrate(problem, None)
+    stern = task_of(written(TASK, "stern.py"))
+    assert isinstance(stern, Demonstrator)
+    assert stern.demonstrate(next(stern.problems("train", 0)), Random(0)).answer.isdigit()
+    assert not isinstance(task_of(written(ROWS, "silent.py")), Demonstrator)
 
 
 def test_without_a_check_the_named_ones_are_used(written):

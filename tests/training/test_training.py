@@ -169,6 +169,25 @@ def template() -> Template:
     return Template(Tokenizer.train(["Use 3, 5 and 8 to make 24. 8-3=5 5*5=25"], 300, compact().control), compact())
 
 
+def test_a_profile_is_made_once(tmp_path: Path, monkeypatch):
+    recipe = tiny("--pretrain", "none", "--sft", "none", "--rl.profile", "2")
+    whole = carry_out(tmp_path / "whole", recipe)
+    first = whole.stage("rl").metrics()[0]
+    assert first["profile/arithmetic/1"] == 0
+
+    def cut(*_):
+        raise RuntimeError("cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rl_module, "learn_from", cut)
+        with pytest.raises(RuntimeError, match="cut"):
+            carry_out(tmp_path / "cut", recipe)
+    monkeypatch.setattr(rl_module, "profile", cut)
+    with Run.open(tmp_path / "cut").resume(recipe) as run:
+        run_recipe(run, recipe, Console(quiet=True))
+    assert lines(run.path / "rl" / "metrics.jsonl") == lines(whole.path / "rl" / "metrics.jsonl")
+
+
 def test_a_demonstration_trains_what_the_model_writes_and_nothing_else():
     made, task = template(), Countdown(slips=0.0)
     problem = next(task.problems("train", 0))

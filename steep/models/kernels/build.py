@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steep.cache import cache_directory
+
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -70,14 +72,6 @@ sys.exit(max(abs(x - 1) for x in out) > 1e-5)
 
 class BuildError(Exception):
     """Why there are no compiled kernels; the message ends up in one warning."""
-
-
-def cache_directory() -> Path:
-    if "STEEP_CACHE" in os.environ:
-        return Path(os.environ["STEEP_CACHE"])
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "steep"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steep"
 
 
 def run(command: list[str]) -> str:

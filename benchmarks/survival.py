@@ -1,0 +1,342 @@
+"""What steep lives through: kills, damaged checkpoints, a full disk, checks that go wrong.
+
+    python -m benchmarks.survival            # counts them, and writes docs/results/survival.json
+    python -m benchmarks.survival --json     # the same as JSON
+
+kills        SIGKILL at any time of a run of all stages, a quarter of them inside a save; it is resumed each time.
+             Survived: the finished run has the logs, rollouts and weights of one that was left alone.
+corruptions  of the newest checkpoint: a bit flipped, a page zeroed, two pages swapped, an end cut off, a file gone or
+             that of another checkpoint. Found: the damaged one is named, and the one before it is loaded.
+full disk    that ends at any page of a checkpoint (on a tmpfs, so this needs root). Lived through: the error says what
+             is full, the checkpoint before is loaded, and the save succeeds once there is room.
+faults       checks that hang, compute for ever, crash, eat memory or raise. Labelled: with the reason, and no verdict.
+cost         seconds of the loop that a checkpoint takes, as a share of a fine-tuning step of the nano model.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.worker import ROOT
+from steep.config import load_recipe, override
+from steep.errors import SteepError
+from steep.policies import Policy
+from steep.runs import Claim, Run, Stage, checkpoint, evidence, write_evidence
+from steep.runs.codec import encode
+from steep.sandbox import CheckError, Sandbox
+from steep.tasks.arithmetic import Arithmetic
+from steep.tasks.mixture import Share
+from steep.training.recipe import Recipe, begin, run_recipe
+from steep.training.sft import sft
+from steep.types import Problem, Verdict, correct, wrong
+
+COMMAND = "python -m benchmarks.survival"
+RECIPE = ROOT / "tests" / "recipes" / "tiny.py"
+RESULTS = ROOT / "docs" / "results" / "survival.json"
+KILLS, CORRUPTIONS, PAGES, FAULTS = 50, 200, 20, 100
+SAVE_CALLS = 40
+"""A kill inside a save comes at one of so many calls that change the disk, counted over all saves."""
+PAGE = 4096
+
+
+class Luck(Arithmetic):
+    """Sums that are right by chance: even an untrained model has something to learn from."""
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        return correct() if sum(answer.encode()) % 2 else wrong("bad luck")
+
+
+def survivor() -> Recipe:
+    options = "--threads 1 --rl.num_steps 6 --rl.rollouts.answer 96 --rl.rollouts.curriculum.retire_at 0.2"
+    recipe = override(load_recipe(RECIPE), options.split())
+    assert isinstance(recipe, Recipe)
+    return replace(recipe, tasks=(Share(task=Luck(levels=(1,))),))
+
+
+def kills(count: int, seed: int = 0) -> tuple[int, int]:
+    """Of so many kills, how many were survived; and how many were inside a save."""
+    rng, recipe = random.Random(seed), survivor()
+    survived = in_saves = killed = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, path = Path(scratch) / "whole", Path(scratch) / "killed"
+        began = time.monotonic()
+        attempt(whole, recipe)
+        length_s = time.monotonic() - began
+        while killed < count:
+            before = killed
+            while True:
+                inside = killed % 4 == 0
+                calls = rng.randrange(1, SAVE_CALLS) if inside and killed < count else None
+                after_s = rng.uniform(0, length_s) if not inside and killed < count else None
+                if not attempt(path, recipe, calls, after_s):
+                    break
+                killed += 1
+                in_saves += inside
+            survived += (killed - before) * (contents(path) == contents(whole))
+            shutil.rmtree(path)
+    return survived, in_saves
+
+
+def attempt(path: Path, recipe: Recipe, calls: int | None = None, after_s: float | None = None) -> bool:
+    """Begin a run or go on with it, in a child; whether it was killed, at a call inside a save or after some time."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if calls is not None:
+                die_in_save(calls)
+            carry_out(path, recipe)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    deadline = None if after_s is None else time.monotonic() + after_s
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG if deadline else 0)
+        if ended:
+            break
+        if deadline and time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            deadline = None
+        else:
+            time.sleep(0.002)
+    if status not in (0, signal.SIGKILL):
+        raise SystemExit(f"the run in {path} failed")
+    return status != 0
+
+
+def carry_out(path: Path, recipe: Recipe) -> None:
+    if (path / "run.json").exists():
+        run = Run.open(path).resume(recipe)
+    else:  # not begun, or killed before there was anything to go on with
+        shutil.rmtree(path, ignore_errors=True)
+        run = Run.create(path, recipe=RECIPE, overrides=[], config=recipe, seed=0)
+    with run:
+        run_recipe(run, recipe, Console(quiet=True))
+
+
+def die_in_save(calls: int) -> None:
+    """Have this process killed at that call inside a save that changes the disk."""
+    left, save = calls, checkpoint.save
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    def watched(*args: Any, **kwargs: Any) -> Path:
+        for module, name, call in writing:
+            setattr(module, name, counted(call))
+        try:
+            return save(*args, **kwargs)
+        finally:
+            for module, name, call in writing:
+                setattr(module, name, call)
+
+    names = ((os, "fsync"), (os, "rename"), (checkpoint, "save_file"))
+    writing = [(module, name, getattr(module, name)) for module, name in names]
+    checkpoint.save = watched
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What a run must hold at its end, whatever happened on the way."""
+    found: dict[str, Any] = {}
+    for stage in Run.open(path).stages():
+        found[f"{stage.name} metrics"] = stage.metrics()
+        found[f"{stage.name} rollouts"] = list(stage.rollouts())
+        found |= {f"{stage.name} {file.name}": file.read_bytes() for file in stage.model.glob("*.safetensors")}
+        if (last := checkpoint.load_latest(stage.checkpoints)) is not None:
+            structure, tensors = encode(last.state["state"])
+            found[f"{stage.name} state"] = structure, {name: tensor.tolist() for name, tensor in tensors.items()}
+    return found
+
+
+def two_checkpoints(directory: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    for step in (10, 20):
+        weights = {"w": torch.randn(16, PAGE // 4, generator=rng)}
+        state = {"step": step, "rng": rng.get_state(), "moment": torch.randn(16, PAGE // 4, generator=rng)}
+        checkpoint.save(directory, step, state, weights)
+
+
+def corruptions(count: int, seed: int = 0) -> int:
+    """Of so many damaged checkpoints, how many were found."""
+    rng, found = random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, damaged = Path(scratch) / "whole", Path(scratch) / "damaged"
+        two_checkpoints(whole)
+        for _ in range(count):
+            shutil.copytree(whole, damaged)
+            damage(rng.choice(sorted((damaged / "step-000020").iterdir())), rng)
+            told: list[str] = []
+            loaded = checkpoint.load_latest(damaged, told.append)
+            found += loaded is not None and loaded.step == 10 and "step-000020 is damaged" in told[0]
+            shutil.rmtree(damaged)
+    return found
+
+
+def damage(path: Path, rng: random.Random) -> None:
+    before = path.read_bytes()
+    pages = [before[at : at + PAGE] for at in range(0, len(before), PAGE)]
+    one, other = rng.randrange(len(pages)), rng.randrange(len(pages))
+    match rng.choice(("flip", "zero", "swap", "cut", "gone", "stale")):
+        case "flip":
+            at = rng.randrange(len(before))
+            after = before[:at] + bytes([before[at] ^ 1 << rng.randrange(8)]) + before[at + 1 :]
+        case "zero":
+            after = b"".join([*pages[:one], bytes(len(pages[one])), *pages[one + 1 :]])
+        case "swap":
+            pages[one], pages[other] = pages[other], pages[one]
+            after = b"".join(pages)
+        case "cut":
+            after = before[: rng.randrange(len(before))]
+        case "gone":
+            path.unlink()
+            return
+        case _:
+            after = (path.parent.parent / "step-000010" / path.name).read_bytes()
+    if after == before:  # nothing swapped, or zeros zeroed
+        damage(path, rng)
+    else:
+        path.write_bytes(after)
+
+
+def full_disk(count: int) -> int:
+    """Of so many places at which the disk ends while a checkpoint is written, how many were lived through."""
+    lived = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        disk, ballast = Path(scratch) / "disk", Path(scratch) / "disk" / "ballast"
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
+        try:
+            two_checkpoints(disk / "checkpoints")
+            needed = sum(-(-f.stat().st_size // PAGE) for f in (disk / "checkpoints" / "step-000020").iterdir())
+            state = {"moment": torch.randn(16, PAGE // 4)}
+            for number in range(count):
+                pages = number * needed // count
+                ballast.write_bytes(bytes(shutil.disk_usage(disk).free - pages * PAGE))
+                try:
+                    checkpoint.save(disk / "checkpoints", 30, state, {"w": state["moment"]})
+                except SteepError as error:
+                    loaded = checkpoint.load_latest(disk / "checkpoints")
+                    told = "the disk is full" in str(error) and loaded is not None and loaded.step == 20
+                else:
+                    told = False
+                ballast.unlink()
+                checkpoint.save(disk / "checkpoints", 30, state, {"w": state["moment"]})
+                loaded = checkpoint.load_latest(disk / "checkpoints")
+                lived += told and loaded is not None and loaded.step == 30
+                shutil.rmtree(disk / "checkpoints")
+                two_checkpoints(disk / "checkpoints")
+        finally:
+            subprocess.run(["umount", "--lazy", disk], check=True)  # what was loaded is still mapped
+    return lived
+
+
+FAULT_REASONS = {
+    "hang": "took more than",
+    "burn": "took more than",
+    "crash": "ended its process",
+    "hog": "MB",
+    "refuse": "ValueError",
+}
+
+
+def faults(count: int) -> int:
+    """Of so many checks that go wrong, how many came back without a verdict and with the right reason."""
+    sandbox = Sandbox(memory_mb=512)
+    names = [list(FAULT_REASONS)[number % len(FAULT_REASONS)] for number in range(count)]
+
+    def labelled(name: str) -> bool:
+        try:
+            sandbox.call(f"benchmarks.sides.faults:{name}", limit_s=0.5)
+        except CheckError as error:
+            return FAULT_REASONS[name] in str(error)
+        return False
+
+    with ThreadPoolExecutor(2) as pool:
+        found = sum(pool.map(labelled, names))
+    sandbox.close()
+    return found
+
+
+class TimedStage(Stage):
+    waited_s: list[float]
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        began = time.monotonic()
+        super().save_checkpoint(*args, **kwargs)
+        self.waited_s.append(time.monotonic() - began)
+
+
+def cost(steps: int = 20) -> list[float]:
+    """While the nano model is fine-tuned: seconds that the loop waits for a checkpoint, over those of a step."""
+    recipe = load_recipe(ROOT / "recipes" / "nano.py")
+    assert isinstance(recipe, Recipe)
+    assert recipe.sft is not None
+    model, template = begin(recipe)
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = TimedStage(Path(scratch))
+        stage.waited_s = []
+        with redirect_stdout(sys.stderr):
+            often = replace(recipe.sft, steps=steps, checkpoint_every=1)
+            sft(stage, Policy(model, often.policy, steps), template, recipe.tasks, often, recipe.seed)
+        stage.wait()
+        elapsed_s = [row["elapsed_s"] for row in stage.timing()]
+    each_s = statistics.median(after - before for before, after in pairwise(elapsed_s))
+    return [waited / each_s for waited in stage.waited_s[steps // 4 :]]  # the first ones warm up
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the claims as JSON")
+    args = parser.parse_args()
+    began, told = time.monotonic(), sys.stderr if args.json else sys.stdout
+    claims: list[Claim] = []
+
+    def add(name: str, value: float, bar: str, low: float | None = None, high: float | None = None) -> None:
+        low, high = value if low is None else low, value if high is None else high
+        claims.append(Claim(id=f"survival.{name}", value=value, low=low, high=high, bar=bar, command=COMMAND))
+        print(f"{name:28s} {value:7.4g}  {bar:8s} {'holds' if claims[-1].holds else 'fails'}", file=told, flush=True)
+
+    survived, in_saves = kills(KILLS)  # first, for it forks, and nothing may have started a thread
+    add("kills_survived", survived, f"== {KILLS}")
+    add("kills_inside_a_save", in_saves, ">= 10")
+    add("corruptions_found", corruptions(CORRUPTIONS), f"== {CORRUPTIONS}")
+    if os.geteuid() == 0 and sys.platform == "linux":
+        add("full_disks_lived_through", full_disk(PAGES), f"== {PAGES}")
+    else:
+        print("full disk: not measured, for mounting a small disk needs Linux and root", file=told)
+    add("faults_labelled", faults(FAULTS), f"== {FAULTS}")
+    shares = cost()
+    add("checkpoint_share_of_a_step", statistics.median(shares), "< 0.02", min(shares), max(shares))
+    seconds = time.monotonic() - began
+    write_evidence(RESULTS, claims, seconds)
+    if args.json:
+        print(json.dumps(evidence(claims, seconds), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What `benchmarks.survival` counts, in small, and that it notices what a checkpoint leaves out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import survival
+from steep.policies import Policy
+from steep.rollouts import Rollouts
+from steep.rollouts.curriculum import Curriculum
+from steep.training import rl as rl_module
+
+ROOT = Path(__file__).parent.parent.parent
+KILLS = 8
+
+
+@pytest.mark.slow
+def test_kills_are_survived():
+    """In a process of its own: it forks, which a process with threads must not."""
+    code = f"from benchmarks.survival import kills; print(*kills({KILLS}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    survived, in_saves = map(int, done.stdout.split())
+    assert survived == KILLS
+    assert in_saves >= 2
+
+
+def test_corruptions_are_found():
+    assert survival.corruptions(40) == 40
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting a small disk needs Linux and root")
+def test_full_disks_are_lived_through():
+    assert survival.full_disk(20) == 20
+
+
+def test_faults_are_labelled():
+    assert survival.faults(len(survival.FAULT_REASONS)) == len(survival.FAULT_REASONS)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("survival") / "whole"
+    survival.carry_out(path, survival.survivor())
+    return survival.contents(path)
+
+
+def fresh(load, key):
+    """`load` of a state in which the value at `key` is that of an object that was just made."""
+    return lambda self, state, *weights: load(self, {**state, key: self.state()[key]}, *weights)
+
+
+LOST = {
+    "nothing": (Policy, lambda load: load),
+    "the step, and with it the schedule": (Policy, lambda load: fresh(load, "step")),
+    "the moments of the optimizer": (Policy, lambda load: fresh(load, "optimizer")),
+    "the weights": (Policy, lambda load: lambda self, state, weights: load(self, state, self.weights())),
+    "which groups were drawn": (Rollouts, lambda load: fresh(load, "next_group")),
+    "pass rates": (Curriculum, lambda load: fresh(load, "rates")),
+    "what is retired": (Curriculum, lambda load: fresh(load, "retired")),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_a_run_that_lost_a_piece_of_its_state_is_another_run(lost: str, whole, tmp_path: Path, monkeypatch):
+    learn, asked = rl_module.learn_from, 0
+
+    def cut(*args, **kwargs):
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            raise RuntimeError("cut")
+        return learn(*args, **kwargs)
+
+    path, recipe = tmp_path / "cut", survival.survivor()
+    monkeypatch.setattr(rl_module, "learn_from", cut)
+    with pytest.raises(RuntimeError, match="cut"):
+        survival.carry_out(path, recipe)
+    owner, spoil = LOST[lost]
+    monkeypatch.setattr(owner, "load_state", spoil(owner.load_state))
+    survival.carry_out(path, recipe)
+    assert (survival.contents(path) == whole) == (lost == "nothing")
