@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from steep.errors import ConfigError
-from steep.models.transformer import Transformer
+from steep.models.families import SUPPORTED
+from steep.models.transformer import LanguageModel, Transformer
 
 Projection = Literal["qkv", "out", "gate_up", "down"]
 
@@ -52,8 +53,10 @@ class LoraLinear(nn.Module):
         return (self.weight + self.scale * self.b @ self.a).detach()
 
 
-def adapt(model: Transformer, config: LoraConfig, seed: int) -> None:
+def adapt(model: LanguageModel, config: LoraConfig, seed: int) -> None:
     """Freeze the model, and give it adapters to be trained in its place."""
+    if not isinstance(model, Transformer):
+        raise ConfigError("LoRA is for the models that steep computes itself", f"leave `lora` away; {SUPPORTED}")
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     for layer in model.layers:

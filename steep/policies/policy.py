@@ -15,7 +15,7 @@ from steep.errors import CheckpointError
 from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.lora import LoraConfig, adapt, merged
-from steep.models.transformer import Transformer
+from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
 from steep.policies.batch import Example, MicroBatch, pack
 from steep.policies.optimizer import Optimizer, OptimizerConfig, rate
@@ -38,7 +38,7 @@ class Policy:
     """A decoder with its optimizer. `update` is one optimizer step over a batch."""
 
     def __init__(
-        self, model: Transformer, config: PolicyConfig, total_steps: int, critic: bool = False, seed: int = 0
+        self, model: LanguageModel, config: PolicyConfig, total_steps: int, critic: bool = False, seed: int = 0
     ) -> None:
         """`model` is trained in place. `seed` is for what begins random: adapters."""
         self.model = model

@@ -17,7 +17,7 @@ from steep.evals.demonstrator import DEMONSTRATOR
 from steep.evals.evaluate import EvalConfig, accuracy, evaluate
 from steep.evals.suite import SuiteConfig, measure, measure_demonstrator
 from steep.models.lora import merge
-from steep.models.transformer import ModelConfig, Transformer, initialise
+from steep.models.transformer import LanguageModel, ModelConfig, Transformer, initialise
 from steep.policies import Policy, PolicyConfig
 from steep.rollouts import Rollouts
 from steep.runs import Claim, Run, Stage, Trackers, check_trackers, write_evidence
@@ -174,7 +174,7 @@ def evaluate_demonstrator(stage: Stage, template: Template, suites: Sequence[Sui
         measure_demonstrator(stage, template, suite.task, suite.config)
 
 
-def begin(recipe: Recipe) -> tuple[Transformer, Template]:
+def begin(recipe: Recipe) -> tuple[LanguageModel, Template]:
     """What the first stage begins with: the model at `start`, or a new tokenizer and random weights."""
     if recipe.start is not None:
         loaded = with_thought(load_model(recipe.start), recipe.seed)
@@ -186,7 +186,7 @@ def begin(recipe: Recipe) -> tuple[Transformer, Template]:
     return model, template
 
 
-def train(stage: Stage, recipe: Recipe, model: Transformer, template: Template) -> None:
+def train(stage: Stage, recipe: Recipe, model: LanguageModel, template: Template) -> None:
     """Run one training stage on `model`, in place."""
     if stage.name == "pretrain":
         assert recipe.pretrain is not None
@@ -204,7 +204,7 @@ def train(stage: Stage, recipe: Recipe, model: Transformer, template: Template) 
     merge(model)
 
 
-def train_rl(stage: Stage, recipe: Recipe, config: RlConfig, model: Transformer, template: Template) -> None:
+def train_rl(stage: Stage, recipe: Recipe, config: RlConfig, model: LanguageModel, template: Template) -> None:
     needs = config.algorithm.needs
     frozen = replace(config.policy, lora=None)
     reference = Policy(deepcopy(model), frozen, config.num_steps) if "reference" in needs else None
@@ -254,6 +254,6 @@ def tokenizer_texts(shares: Sequence[Share], seed: int) -> list[str]:
     return texts
 
 
-def _load(name: str | Path) -> tuple[Transformer, Template]:
+def _load(name: str | Path) -> tuple[LanguageModel, Template]:
     loaded = load_model(name)
     return loaded.model, loaded.template
