@@ -439,6 +439,14 @@ def test_a_model_that_does_not_think_is_not_asked_to(tiny, elsewhere, capsys):
     )
 
 
+def test_a_model_that_transformers_computes_is_measured_and_asked(neox, elsewhere, capsys):
+    words = ["--task", "arithmetic", "--levels", "1", "--budgets", "0", "--problems", "4", "--answer", "8"]
+    assert main(["eval", str(neox), *words, "--out", "out", "--json"]) == 0
+    assert last_json(capsys)["cells"][0]["problems"] == 4
+    assert main(["chat", str(neox), "--json", "--greedy", "hi"]) == 0
+    assert last_json(capsys)["answer_tokens"] > 0
+
+
 def test_chat_answers_an_argument(tiny, capsys):
     assert main(["chat", str(tiny), "--budget", "8", "What is 2+3?"]) == 0
     told = capsys.readouterr()

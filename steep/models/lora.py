@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from steep.errors import ConfigError
+from steep.errors import ConfigError, ModelError
 from steep.models.families import SUPPORTED
 from steep.models.transformer import LanguageModel, Transformer
 
@@ -56,7 +56,7 @@ class LoraLinear(nn.Module):
 def adapt(model: LanguageModel, config: LoraConfig, seed: int) -> None:
     """Freeze the model, and give it adapters to be trained in its place."""
     if not isinstance(model, Transformer):
-        raise ConfigError("LoRA is for the models that steep computes itself", f"leave `lora` away; {SUPPORTED}")
+        raise ModelError("LoRA is for the models that steep computes itself", f"leave `lora` away; {SUPPORTED}")
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     for layer in model.layers:

@@ -17,7 +17,7 @@ from steep.algorithms import PRESETS, Algorithm
 from steep.config import load_recipe, override
 from steep.engines import find_device, load_model, save_model
 from steep.errors import SteepError
-from steep.models import Transformer, initialise
+from steep.models import Transformer, digest, initialise
 from steep.models.lora import LoraConfig
 from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig
 from steep.runs import Run, load_latest
@@ -113,6 +113,16 @@ def test_a_model_that_does_not_think_is_given_a_thought_section(finished: Path, 
     assert trained.model.config.vocab_size == tokenizer.vocab_size + 2
     last = json.loads(lines(run.path / "rl" / "metrics.jsonl")[-1])
     assert last["tokens_sampled"] > 0
+
+
+def test_a_run_starts_from_a_model_that_transformers_computes(neox: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(rl_module, "learn_from", with_signal)
+    run = carry_out(tmp_path / "further", tiny("--start", str(neox), "--pretrain", "none"))
+    assert [stage.name for stage in run.stages()] == ["sft", "rl", "eval"]
+    before, after = load_model(run.path / "sft"), load_model(run.path)
+    assert after.template.think_close_id is not None
+    assert all(row["grad_norm"] > 0 for row in run.stage("rl").metrics())
+    assert digest(dict(before.model.named_parameters())) != digest(dict(after.model.named_parameters()))
 
 
 def test_a_model_to_start_from_must_be_there(tmp_path: Path):
