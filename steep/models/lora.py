@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685): a frozen matrix W learns through W + alpha / rank * B A, with thin A and B.
 
 A starts random and B at zero, so a model with fresh adapters is the model without them, bit for bit. The decoder holds
-q, k and v as one matrix, and gate and up: each of these has one adapter. Embedding, head and norms stay as they are.
+q, k and v as one matrix, and gate and up: each of these has one adapter. Norms stay as they are.
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,9 @@ class LoraConfig:
     """What an adapter adds is scaled by alpha / rank."""
     projections: tuple[Projection, ...] = get_args(Projection)
     """The matrices of each layer that have an adapter."""
+    embedding: bool = False
+    """Train the embedding, and the head where it is another, as a whole. Needed for tokens that the model has not met:
+    as long as their rows hardly differ from the mean, no hidden state makes them likely."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -54,7 +57,7 @@ class LoraLinear(nn.Module):
 
 
 def adapt(model: LanguageModel, config: LoraConfig, seed: int) -> None:
-    """Freeze the model, and give it adapters to be trained in its place."""
+    """Freeze the model, and give it adapters to be trained in the place of its matrices."""
     if not isinstance(model, Transformer):
         raise ModelError("LoRA is for the models that steep computes itself", f"leave `lora` away; {SUPPORTED}")
     generator = torch.Generator().manual_seed(seed)
@@ -62,6 +65,8 @@ def adapt(model: LanguageModel, config: LoraConfig, seed: int) -> None:
     for layer in model.layers:
         for name in config.projections:
             setattr(layer, name, LoraLinear(getattr(layer, name), config, generator))
+    for rows in model.token_rows():
+        rows.requires_grad_(config.embedding)
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:

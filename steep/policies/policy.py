@@ -31,7 +31,7 @@ class PolicyConfig:
     autocast: bool = False
     """bf16 matrix products with fp32 weights and head. On small models fp32 is as fast."""
     lora: LoraConfig | None = None
-    """Train adapters beside the layers' matrices and nothing else. None: train all weights."""
+    """Train adapters in the place of the layers' matrices. None: train all weights."""
 
 
 class Policy:
@@ -92,7 +92,7 @@ class Policy:
         return {name: weight.detach().to(dtype) for name, weight in merged(self.model).items()}
 
     def trained(self) -> dict[str, Tensor]:
-        """The weights that an update changes: all of the model's, or the adapters."""
+        """The weights that an update changes: all of the model's, or with LoRA only those."""
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
 
     def state(self) -> dict[str, Any]:

@@ -177,8 +177,16 @@ def evaluate_demonstrator(stage: Stage, template: Template, suites: Sequence[Sui
 def begin(recipe: Recipe) -> tuple[LanguageModel, Template]:
     """What the first stage begins with: the model at `start`, or a new tokenizer and random weights."""
     if recipe.start is not None:
-        loaded = with_thought(load_model(recipe.start), recipe.seed)
-        return loaded.model, loaded.template
+        loaded = load_model(recipe.start)
+        thinking = with_thought(loaded, recipe.seed)
+        first = next(config for config in (recipe.pretrain, recipe.sft, recipe.rl) if config is not None)
+        lora = first.policy.lora
+        if thinking is not loaded and lora is not None and not lora.embedding:
+            raise ConfigError(
+                f"{recipe.start} has no thought section, and LoRA alone cannot teach it the tokens of a new one",
+                "train the embedding too in the first stage: LoraConfig(embedding=True)",
+            )
+        return thinking.model, thinking.template
     template = Template(new_tokenizer(recipe), recipe.template)
     config = replace(recipe.model, vocab_size=template.tokenizer.vocab_size)
     model = Transformer(config)

@@ -92,6 +92,13 @@ def test_some_matrices_only():
     assert names == ["layers.0.qkv", "layers.0.down", "layers.1.qkv", "layers.1.down"]
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+def test_the_embedding_may_be_trained_too(config):
+    model = adapted(config, LoraConfig(embedding=True))
+    names = {name for name, p in model.named_parameters() if p.requires_grad and "layers." not in name}
+    assert names == ({"embedding.weight"} if config.tied_embeddings else {"embedding.weight", "head.weight"})
+
+
 def test_the_start_follows_from_the_seed():
     def start(seed: int) -> torch.Tensor:
         model = plain()

@@ -16,7 +16,7 @@ from rich.console import Console
 from steep.algorithms import PRESETS, Algorithm
 from steep.config import load_recipe, override
 from steep.engines import find_device, load_model, save_model
-from steep.errors import SteepError
+from steep.errors import ConfigError, SteepError
 from steep.models import Transformer, digest, initialise
 from steep.models.lora import LoraConfig
 from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig
@@ -113,6 +113,18 @@ def test_a_model_that_does_not_think_is_given_a_thought_section(finished: Path, 
     assert trained.model.config.vocab_size == tokenizer.vocab_size + 2
     last = json.loads(lines(run.path / "rl" / "metrics.jsonl")[-1])
     assert last["tokens_sampled"] > 0
+
+
+def test_adapters_alone_do_not_learn_the_tokens_of_a_thought(finished: Path, tmp_path: Path):
+    loaded = load_model(finished)
+    silent = replace(loaded.template.config, think_open=None, think_close=None)
+    save_model(tmp_path / "silent", loaded.model, Template(loaded.template.tokenizer, silent))
+    recipe = tiny("--start", str(tmp_path / "silent"), "--pretrain", "none")
+    lora = replace(recipe, sft=replace(recipe.sft, policy=PolicyConfig(lora=LoraConfig())))
+    with pytest.raises(ConfigError, match=r"silent has no thought section, and LoRA alone.*\n.*embedding=True"):
+        begin(lora)
+    begin(replace(recipe, sft=replace(recipe.sft, policy=PolicyConfig(lora=LoraConfig(embedding=True)))))
+    begin(tiny("--start", str(finished), "--pretrain", "none"))
 
 
 def test_a_run_starts_from_a_model_that_transformers_computes(neox: Path, tmp_path: Path, monkeypatch):
