@@ -14,7 +14,7 @@ RUN := runs/nano
 BENCHMARKS := startup scaling train decode rl_step time_to_reward
 
 .DEFAULT_GOAL := help
-.PHONY: help demo claims test lint survival bench clean
+.PHONY: help demo claims test page lint survival bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold
 
 test: $(VENV)/dev.stamp ## run the tests
 	@$(BIN)/python -m pytest
+
+page: ## build the page of runs from web/: needs Node 20.19 or newer
+	npm --prefix web ci
+	npm --prefix web run build
 
 lint: $(VENV)/dev.stamp ## check style, types and the order of imports
 	$(BIN)/ruff check .

@@ -21,6 +21,10 @@ class ModelError(SteepError):
     """A model directory that cannot be read, or whose parts disagree."""
 
 
+class UnknownFamilyError(ModelError):
+    """A model of a family that steep does not compute itself."""
+
+
 class CheckpointError(SteepError):
     """No whole checkpoint where one is needed."""
 

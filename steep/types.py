@@ -82,14 +82,30 @@ class Demonstration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slip:
+    """A step of a thought that has a false result, as characters of the thought."""
+
+    start: int
+    end: int
+    mended: tuple[int, int] | None
+    """Where the same step is written again with the right result; None if it never is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Replay:
     """The steps that a thought has in writing, worked out again."""
 
     steps: int
-    wrong: int
-    """Of the steps, those whose result is false."""
-    mended: int
-    """Of the wrong ones, those that are written again later in the thought, with the right result."""
+    slips: tuple[Slip, ...]
+
+    @property
+    def wrong(self) -> int:
+        return len(self.slips)
+
+    @property
+    def mended(self) -> int:
+        """Of the wrong steps, those that are mended later in the thought."""
+        return sum(slip.mended is not None for slip in self.slips)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +253,7 @@ class Demonstrator(Task, Protocol):
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration: ...
 
 
+@runtime_checkable
 class Replayer(Task, Protocol):
     """A task whose thoughts are written in steps that can be worked out again."""
 

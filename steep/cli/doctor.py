@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from steep.cli.outcome import Outcome, Output
+from steep.engines.locate import PACKAGES
 from steep.models import kernels
 from steep.runs import machine, number, versions
 from steep.sandbox import shared
@@ -144,7 +145,8 @@ def extras() -> Iterator[Check]:
             needed.setdefault(match[2], []).append(match[1])
     for extra, packages in needed.items():
         missing = [package for package in packages if not installed(package)]
-        found = f"without {', '.join(missing)}; for it: pip install 'steep[{extra}]'" if missing else "installed"
+        install = PACKAGES[extra].install if extra in PACKAGES else f"pip install 'steep[{extra}]'"
+        found = f"without {', '.join(missing)}; for it: {install}" if missing else "installed"
         yield Check(name=f"[{extra}]", status="ok", found=found)
 
 

@@ -5,7 +5,7 @@ import psutil
 from steep.cli.outcome import Output
 from steep.engines import LoadedModel, NativeConfig, NativeEngine
 from steep.errors import SteepError
-from steep.models.transformer import ModelConfig
+from steep.models.transformer import Shape
 
 CACHE_SHARE = 0.25
 """The part of the free memory that a cache may take."""
@@ -30,6 +30,6 @@ def tell_thoughtless(loaded: LoadedModel, output: Output) -> None:
         output.say(f"{loaded.name} has no thought section: it answers at once, whatever the budget", style="yellow")
 
 
-def row_bytes(config: ModelConfig, context: int) -> int:
+def row_bytes(config: Shape, context: int) -> int:
     """Keys and values of one sequence."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * context * FLOAT_BYTES

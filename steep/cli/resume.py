@@ -3,10 +3,12 @@
 import argparse
 
 from steep.cli.outcome import Outcome
+from steep.cli.sweep import load_sweep
 from steep.cli.train import carry_out, done, load, parted
 from steep.errors import ConfigError
 from steep.runs import Run
 from steep.training.study import Study
+from steep.training.sweep import is_sweep
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -19,7 +21,8 @@ def run(args: argparse.Namespace) -> Outcome:
             f"the recipe of {found.path} is gone: {path}",
             "go to the directory in which the run was begun, or put the file back",
         )
-    config = load(found.info.recipe, (*found.info.overrides, *args.overrides))
+    words = (*found.info.overrides, *args.overrides)
+    config = (load_sweep if is_sweep(found) else load)(found.info.recipe, words)
     if isinstance(config, Study) and args.overrides:
         raise ConfigError(f"{found.path} is a study", "resume the arm that is meant")
     return carry_out(found.resume(config, args.overrides), config)

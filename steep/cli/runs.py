@@ -1,14 +1,21 @@
-"""`steep runs`: list, show and compare."""
+"""`steep runs`: list, show, compare, watch, and serve as a page."""
 
 import argparse
+import contextlib
+import socket
+import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from steep.cli.arguments import did_you_mean
 from steep.cli.outcome import Outcome, Output
+from steep.cli.watch import watch
 from steep.errors import SteepError
 from steep.runs import Comparison, Run, RunDetail, RunSummary, StageSummary, compare, duration, list_runs, number, show
+from steep.runs.watching import RunWatch
+
+HOST = "127.0.0.1"
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -19,10 +26,16 @@ def run(args: argparse.Namespace) -> Outcome:
             return shown(show(find(name, args.root)))
         case "compare", [_, _, *_]:
             return compared(compare([find(name, args.root) for name in args.names]))
-        case "list" | "show" | "compare", _:
+        case "watch", [name]:
+            run = find(name, args.root)
+            watch(RunWatch(run.path), args.once)
+            return Outcome(value=show(run))
+        case "serve", []:
+            return served(args.root, args.port, args.open)
+        case "list" | "show" | "compare" | "watch" | "serve", _:
             raise SteepError(f"`steep runs {args.what}` with {len(args.names)} runs", "see `steep runs --help`")
         case _:
-            fix = did_you_mean(args.what, ["list", "show", "compare"])
+            fix = did_you_mean(args.what, ["list", "show", "compare", "watch", "serve"])
             raise SteepError(f"there is no `steep runs {args.what}`", fix)
 
 
@@ -74,6 +87,38 @@ def compared(comparison: Comparison) -> Outcome:
     if not comparison.config:
         output.say("the configs are the same")
     return Outcome(value=comparison)
+
+
+def served(root: Path, port: int, open_it: bool) -> Outcome:
+    """Serve the page until Ctrl-C."""
+    try:
+        import uvicorn
+
+        from steep.server.pages import pages
+    except ModuleNotFoundError as error:
+        raise SteepError(f"the page needs {error.name}", "pip install 'steep[serve]'") from None
+    with listen(port) as listening:
+        url = f"http://{HOST}:{listening.getsockname()[1]}/"
+        Output().say(f"{root} is shown at {url}, to this machine only; Ctrl-C ends it")
+        if open_it:
+            webbrowser.open(url)
+        server = uvicorn.Server(uvicorn.Config(pages(root), log_level="warning"))
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            server.run(sockets=[listening])
+    return Outcome(value={"url": url})
+
+
+def listen(port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+        listening.listen()  # whoever comes before the server is ready waits
+    except OSError as error:
+        listening.close()
+        fix = "choose another with --port N; 0 takes any free one"
+        raise SteepError(f"port {port} of {HOST} cannot be had: {error.strerror}", fix) from None
+    return listening
 
 
 def _step(item: RunSummary | StageSummary) -> object:

@@ -1,23 +1,27 @@
 """`steep train`: begin a run, or a study of several; also what `steep resume` shares with it."""
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steep.cli.arguments import did_you_mean, split_tasks
+from steep.cli.arguments import did_you_mean, split_grid, split_tasks
 from steep.cli.entry import STOPPED
 from steep.cli.outcome import Outcome, Output
 from steep.cli.task import find_task
 from steep.config import load_recipe, override, to_json
 from steep.engines import find_model
 from steep.errors import ConfigError, SteepError
-from steep.runs import Claim, Run, number, read_claims, read_json, show
+from steep.evals.statistics import Estimate
+from steep.runs import Claim, Run, number, read_claims, read_json, show, stop_with_parent
 from steep.runs.files import plain
+from steep.runs.listing import MAIN_METRICS
 from steep.runs.run import flat
 from steep.training import own
 from steep.training.recipe import Recipe, on_tasks, run_recipe
 from steep.training.study import CLAIMS, Study, run_study, within
+from steep.training.sweep import Ranked, Sweep, is_sweep, ranking
 from steep.types import Task
 
 SHOWN_CHANGES = 5
@@ -33,11 +37,16 @@ def run(args: argparse.Namespace) -> Outcome:
     config = load(recipe, words)
     name = config.tasks[0].task.name if isinstance(config, Recipe) and args.task else file.stem
     path = run_path(args.run or name) / (arm or "")
+    return begin(path, recipe, words, config)
+
+
+def begin(path: Path, recipe: str, words: Sequence[str], config: Recipe | Study, by: str | None = None) -> Outcome:
+    """Begin a run, or go on with a study. `words` is all that the command line says besides the recipe."""
     if (path / "run.json").exists():
         found = Run.open(path)
-        return carry_out(found.resume(config), config) if isinstance(config, Study) else already(found, config)
+        return carry_out(found.resume(config), config, by) if isinstance(config, Study) else already(found, config)
     seed = None if isinstance(config, Study) else config.seed
-    return carry_out(Run.create(path, recipe=recipe, overrides=words, config=config, seed=seed), config)
+    return carry_out(Run.create(path, recipe=recipe, overrides=words, config=config, seed=seed), config, by)
 
 
 def told(args: argparse.Namespace) -> Iterator[str]:
@@ -121,31 +130,39 @@ def already(run: Run, recipe: Recipe) -> Outcome:
             "choose another name with --run NAME, or delete that run",
         )
     if run.status == "running":
-        raise SteepError(f"{run.path} is being run by process {run.info.pid}", "choose another name with --run NAME")
+        raise SteepError(f"{run.path} is being run by {run.runner}", "choose another name with --run NAME")
     if run.status != "finished":
         raise SteepError(f"{run.path} was begun before: {run.status}", f"go on with `steep resume {run.path}`")
     return done(run)
 
 
-def carry_out(run: Run, config: Recipe | Study) -> Outcome:
-    """Run what is left."""
+def carry_out(run: Run, config: Recipe | Study, by: str | None = None) -> Outcome:
+    """Run what is left. A sweep is ranked `by` a figure."""
     try:
+        stop_with_parent()
         with run:
             if isinstance(config, Study):
-                run_study(run, config, lambda arm: command(run, arm), Output())
+                run_study(run, config, lambda arm: command(run, config, arm), Output())
             else:
                 run_recipe(run, within(study_of(run), config), Output())
     except KeyboardInterrupt:
         print(f"steep: stopped; go on with `steep resume {run.path}`", file=sys.stderr)
         return Outcome(value=show(run), exit_code=STOPPED)
-    return done(run)
+    except SteepError:
+        if isinstance(config, Sweep):  # one setting that cannot be trained hides none of the others
+            tell_ranking(run, by)
+        raise
+    return done(run, by)
 
 
-def command(study: Run, arm: str) -> list[str]:
+def command(study: Run, config: Study, arm: str) -> list[str]:
     """What begins an arm, or goes on with it, in a process of its own."""
     steep, path = [sys.executable, "-m", "steep.cli"], study.path / arm
     if (path / "run.json").is_file():
         return [*steep, "resume", str(path)]
+    if isinstance(config, Sweep):
+        _, words = split_grid(study.info.overrides)
+        return [*steep, "train", study.info.recipe, "--run", str(path), *words, *config.settings[arm]]
     return [*steep, "train", f"{study.info.recipe}:{arm}", "--run", str(study.path)]
 
 
@@ -155,8 +172,12 @@ def study_of(run: Run) -> Path:
     return run.path if arm is None else run.path.parents[len(Path(arm).parts) - 1]
 
 
-def done(run: Run) -> Outcome:
+def done(run: Run, by: str | None = None) -> Outcome:
     output = Output()
+    if is_sweep(run):
+        rows = tell_ranking(run, by)
+        output.say(f"{run.path} is finished. Compare runs with `steep runs compare`, or `steep report RUN RUN ...`")
+        return Outcome(value={"sweep": show(run), "settings": rows})
     if (run.path / CLAIMS).is_file():
         claims = read_claims(run.path / CLAIMS)
         if claims:
@@ -167,6 +188,27 @@ def done(run: Run) -> Outcome:
     output.say(f"  steep report {run.path}    curves and tables")
     output.say(f"  steep chat {run.path}      talk to the model")
     return Outcome(value=show(run))
+
+
+def tell_ranking(run: Run, by: str | None) -> list[Ranked]:
+    """Print the settings of a sweep, best first: the figure that they are ranked by, and the first few others."""
+    rows = ranking(run, by)
+    known = list(dict.fromkeys(figure for row in rows for figure in row.figures))
+    if by is not None and known and by not in known:
+        raise SteepError(f"the runs have no figure {by!r}", did_you_mean(by, known))
+    columns = list(dict.fromkeys([*([by] if by else []), *known]))[:MAIN_METRICS]
+    cells = [
+        [row.setting, *(_interval(row.figures.get(c)) for c in columns), f"{row.finished}/{row.seeds}"] for row in rows
+    ]
+    Output().tell_table(["setting, best first", *columns, "seeds"], cells, numeric=[*columns, "seeds"])
+    return rows
+
+
+def _interval(figure: Estimate | None) -> str:
+    if figure is None:
+        return ""
+    spread = "" if math.isnan(figure.low) else f" ±{number(figure.high - figure.value)}"
+    return f"{number(figure.value)}{spread}"
 
 
 def tell_claims(claims: Sequence[Claim], output: Output) -> None:

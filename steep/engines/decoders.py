@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
-from steep.models.transformer import Layer, ModelConfig, Transformer
+from steep.models.transformer import LanguageModel, Layer, Shape, Transformer
 
 Ints = NDArray[np.int64]
 
@@ -47,12 +47,13 @@ class Decoder(Protocol):
         ...
 
 
-def decoder(model: Transformer, rows: int, length: int, dtype: torch.dtype) -> Decoder:
-    """The fastest there is for the model's device, with a cache of `rows` of `length` tokens."""
-    config = model.config
-    depths = (config.hidden_size, config.head_dim, config.intermediate_size)
-    if kernels.can_decode(model.device, dtype, *depths):
-        return FusedDecoder(model, rows, length, dtype)
+def decoder(model: LanguageModel, rows: int, length: int, dtype: torch.dtype) -> Decoder:
+    """The fastest there is for the model and its device, with a cache of `rows` of `length` tokens."""
+    if isinstance(model, Transformer):
+        config = model.config
+        depths = (config.hidden_size, config.head_dim, config.intermediate_size)
+        if kernels.can_decode(model.device, dtype, *depths):
+            return FusedDecoder(model, rows, length, dtype)
     return TorchDecoder(model, rows, length, dtype)
 
 
@@ -134,7 +135,7 @@ def fused_weights(model: Transformer, keys: Tensor, values: Tensor) -> kernels.F
 
 
 class TorchDecoder:
-    def __init__(self, model: Transformer, rows: int, length: int, dtype: torch.dtype) -> None:
+    def __init__(self, model: LanguageModel, rows: int, length: int, dtype: torch.dtype) -> None:
         self.model = model
         self.cache = Cache(model.config, rows, length, dtype, model.device)
 
@@ -169,7 +170,7 @@ class TorchDecoder:
 class Cache:
     """Keys and values [layers, rows, K, length, E]."""
 
-    def __init__(self, config: ModelConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, config: Shape, rows: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.num_layers, rows, config.num_kv_heads, length, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)  # zeros: 0 * NaN is NaN
         self.values = torch.zeros_like(self.keys)

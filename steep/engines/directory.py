@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 
 from steep.engines.locate import find_model
-from steep.errors import ModelError, SteepError
-from steep.models import weights
+from steep.errors import ModelError, SteepError, UnknownFamilyError
+from steep.models import hugging_face, weights
+from steep.models.families import SUPPORTED
 from steep.models.gguf import GgufFile, load_gguf, open_gguf, save_gguf
-from steep.models.transformer import Transformer
+from steep.models.hugging_face import HuggingFaceModel
+from steep.models.transformer import LanguageModel, Transformer
 from steep.models.vocabulary import with_new_tokens
 from steep.tokens import THINK, Template, TemplateConfig, derive, load_template, spare_tokens
 from steep.tokens.gguf import from_gguf, to_gguf
@@ -20,7 +22,7 @@ CHAT_TEMPLATE, TEMPLATE = "tokenizer.chat_template", "steep.template"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    model: Transformer
+    model: LanguageModel
     template: Template
     path: Path
     """A directory or a GGUF file."""
@@ -28,14 +30,21 @@ class LoadedModel:
     """What reports call it: `nano/rl` for the model of a run's stage, otherwise as its files are called."""
 
 
-def save_model(directory: Path, model: Transformer, template: Template, dtype: torch.dtype = torch.float32) -> None:
+def save_model(directory: Path, model: LanguageModel, template: Template, dtype: torch.dtype = torch.float32) -> None:
     """A Hugging Face directory with steep's template and efforts beside the weights."""
     template.save(directory)
-    weights.save(model, directory, eos_token_ids=sorted(template.end_ids), pad_token_id=template.pad_id, dtype=dtype)
+    ends, pad = sorted(template.end_ids), template.pad_id
+    if isinstance(model, HuggingFaceModel):
+        model.save(directory, eos_token_ids=ends, pad_token_id=pad, dtype=dtype)
+    else:
+        assert isinstance(model, Transformer)
+        weights.save(model, directory, eos_token_ids=ends, pad_token_id=pad, dtype=dtype)
 
 
-def save_model_gguf(path: Path, model: Transformer, template: Template, stored: str = "F32") -> None:
+def save_model_gguf(path: Path, model: LanguageModel, template: Template, stored: str = "F32") -> None:
     """A GGUF file with the tokenizer, a chat template for other programs, and steep's template and efforts."""
+    if not isinstance(model, Transformer):
+        raise ModelError("GGUF files are written of the models that steep computes itself", SUPPORTED)
     tokenizer, config = template.tokenizer, template.config
     metadata = {
         **to_gguf(tokenizer, model.config.vocab_size),
@@ -51,7 +60,7 @@ def load_model(name: str | Path) -> LoadedModel:
     """The model that `name` means; see `find_model` for what may be named."""
     found = find_model(name)
     if found.path.is_dir():
-        model, template = weights.load(found.path), load_template(found.path)
+        model, template = _load(found.path), load_template(found.path)
     else:
         file = open_gguf(found.path)
         model, template = load_gguf(file), _template_in(file)
@@ -62,6 +71,13 @@ def load_model(name: str | Path) -> LoadedModel:
             "one of the two files is from another model",
         )
     return LoadedModel(model, template, found.path, found.name)
+
+
+def _load(directory: Path) -> LanguageModel:
+    try:
+        return weights.load(directory)
+    except UnknownFamilyError as unknown:
+        return hugging_face.load(directory, unknown)
 
 
 def _template_in(file: GgufFile) -> Template:

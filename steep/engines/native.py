@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Future
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from steep.engines.decoders import Prefix, decoder
 from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
-from steep.models.transformer import Transformer
+from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
 from steep.types import Receipt, Request, Rollout, Stop, Token
 
@@ -119,9 +120,9 @@ END, LENGTH, CANCELLED = 1, 2, 3
 
 
 class NativeEngine:
-    """Samples rollouts from a decoder of `steep.models` on one device."""
+    """Samples rollouts from a model of `steep.models` on one device."""
 
-    def __init__(self, model: Transformer, config: NativeConfig, end_ids: frozenset[int], version: int = 0) -> None:
+    def __init__(self, model: LanguageModel, config: NativeConfig, end_ids: frozenset[int], version: int = 0) -> None:
         """`model` is copied. `end_ids` are the model's end tokens; the end-of-thought token comes with each budget."""
         if config.dtype not in DTYPES:
             raise SteepError(f"the engine knows no dtype {config.dtype!r}", f"choose one of {', '.join(DTYPES)}")
@@ -132,8 +133,9 @@ class NativeEngine:
         self.config = config
         self.dtype = DTYPES[config.dtype]
         self.device = model.device
-        self.model = Transformer(model.config).to(self.device, self.dtype).requires_grad_(False).eval()
-        self.model.cos, self.model.sin = model.cos, model.sin  # fp32: bf16 cannot tell positions apart
+        self.model = deepcopy(model).requires_grad_(False).eval()
+        for parameter in self.model.parameters():  # and no buffer: in bf16, RoPE could not tell positions apart
+            parameter.data = parameter.data.to(self.dtype)
         self.ends = np.zeros(model.config.vocab_size, np.bool_)  # whether a token ends a response
         self.ends[sorted(end_ids)] = True
         self.version = version

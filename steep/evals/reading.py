@@ -1,20 +1,24 @@
 """Rollouts for people to read: a fair choice of them, and their text with what the budget forced marked."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from steep.errors import SteepError
 from steep.evals.source import Source
 from steep.evals.statistics import spearman
 from steep.tokens import Template, load_template
+from steep.types import Replayer
 
 KEPT = 6  # candidates of a kind
 LAST_STEPS = 2  # of RL
+
+
+SlipPart = Literal["wrong", "mended", "mending"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Span:
     """Injected by the budget."""
     control: bool = False
     """The name of a control token."""
+    slip: SlipPart | None = None
+    """Part of a step that was worked out again: it is wrong and stays so, is wrong and mended later, or mends one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +119,24 @@ def _spans(tokens: Iterable[tuple[int, bool]], template: Template) -> Iterator[S
     for (sampled, is_control), run in groupby(tokens, key=lambda token: (token[1], token[0] in control)):
         text = template.tokenizer.decode([id for id, _ in run], control=True)
         yield Span(text, forced=not sampled, control=is_control)
+
+
+def mark_slips(spans: Sequence[Span], task: Replayer) -> tuple[Span, ...]:
+    """The spans of a thought, cut further where one of its wrong steps, or what mends it, begins or ends."""
+    parts: dict[tuple[int, int], SlipPart] = {}
+    for slip in task.replay("".join(span.text for span in spans)).slips:
+        parts[slip.start, slip.end] = "mended" if slip.mended else "wrong"
+        if slip.mended:
+            parts[slip.mended] = "mending"
+    marked, start = [], 0
+    for span in spans:
+        end = start + len(span.text)
+        inside = {at for part in parts for at in part if start < at < end}
+        for left, right in pairwise([start, *sorted(inside), end]):
+            slip_part = next((kind for (first, last), kind in parts.items() if first <= left < last), None)
+            marked.append(replace(span, text=span.text[left - start : right - start], slip=slip_part))
+        start = end
+    return tuple(marked)
 
 
 def _reading(source: str, row: Mapping[str, Any], templates: "_Templates") -> Reading:

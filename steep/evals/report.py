@@ -26,7 +26,7 @@ from steep.errors import SteepError
 from steep.evals import plots
 from steep.evals.plots import SMALL, WIDE, Curve, Point
 from steep.evals.reading import Reading, Span, Survey, readings, survey
-from steep.evals.source import Source, Watched, modes, open_sources, tasks_by_weight, watched
+from steep.evals.source import COURSES, Source, Watched, modes, open_sources, tasks_by_weight, watched
 from steep.evals.suite import Cell, Mode
 from steep.runs import Claim, Stage, duration, evidence, number, printable, read_claims, write_atomic, write_json
 
@@ -38,18 +38,6 @@ STAGE_WORDS = {
     "rl": "reinforcement learning",
     "distill": "distillation",
 }
-COURSES = (
-    ("pretrain", "loss", "Loss, pretraining", "nats a token"),
-    ("sft", "loss", "Loss, fine-tuning", "nats a token"),
-    ("rl", "reward", "Reward", "mean score"),
-    ("rl", "signal", "Groups with signal", "share"),
-    ("rl", "thought", "Thought length", "tokens"),
-    ("rl", "entropy", "Entropy", "nats a token"),
-    ("pretrain", "tokens/s", "Speed, pretraining", "tokens a second"),
-    ("sft", "tokens/s", "Speed, fine-tuning", "tokens a second"),
-    ("rl", "tokens/s", "Speed, sampling in RL", "tokens a second"),
-)
-"""Stage, metric, title and unit of the training curves."""
 
 
 @dataclass(frozen=True, kw_only=True)

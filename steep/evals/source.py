@@ -16,6 +16,18 @@ from steep.evals.suite import Cell, Mode, load_cells
 from steep.runs import Run, Stage
 
 TRAINING = ("pretrain", "sft", "rl", "distill")
+COURSES = (
+    ("pretrain", "loss", "Loss, pretraining", "nats a token"),
+    ("sft", "loss", "Loss, fine-tuning", "nats a token"),
+    ("rl", "reward", "Reward", "mean score"),
+    ("rl", "signal", "Groups with signal", "share"),
+    ("rl", "thought", "Thought length", "tokens"),
+    ("rl", "entropy", "Entropy", "nats a token"),
+    ("pretrain", "tokens/s", "Speed, pretraining", "tokens a second"),
+    ("sft", "tokens/s", "Speed, fine-tuning", "tokens a second"),
+    ("rl", "tokens/s", "Speed, sampling in RL", "tokens a second"),
+)
+"""Stage, metric, title and unit of the training curves."""
 WATCHED = re.compile(r"(start/)?valid/(.+)@(\d+)")
 """Metrics of the evaluations in the RL loop: `valid/countdown@128`, its `_low` and `_high`; `start/` before step 0."""
 

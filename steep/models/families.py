@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from steep.errors import ModelError
+from steep.errors import ModelError, UnknownFamilyError
 from steep.models.transformer import Family, ModelConfig
 
 SUPPORTED = "steep reads Llama (SmolLM2 too), Qwen2 and Qwen3 models with full attention: choose a checkpoint of those"
@@ -142,7 +142,7 @@ def _family(raw: Mapping[str, Any], where: str) -> Family:
         model_type = next((known[name] for name in architectures if name in known), None)
     if model_type not in FAMILIES:
         name = model_type or ", ".join(map(str, architectures)) or "no model_type"
-        raise ModelError(f"{where}: {name} is not a model that steep knows", SUPPORTED)
+        raise UnknownFamilyError(f"{where}: {name} is not a model that steep knows", SUPPORTED)
     family = cast(Family, model_type)
     if architectures and FAMILIES[family].architecture not in architectures:
         raise ModelError(

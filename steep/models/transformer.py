@@ -11,6 +11,7 @@ after "llama3" (2407.21783), position interpolation (2306.15595) and YaRN (2309.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -25,19 +26,25 @@ Family = Literal["llama", "qwen2", "qwen3"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The shape of a decoder. `family` decides the layout on disk; the flags below it decide the mathematics."""
+class Shape:
+    """What a trainer and a cache must know of a language model."""
 
-    family: Family = "qwen3"
     vocab_size: int = 512
     hidden_size: int = 128
     num_layers: int = 4
-    num_heads: int = 4
     num_kv_heads: int = 4
     head_dim: int = 32
-    intermediate_size: int = 384
     max_positions: int = 2048
     """Context length in tokens, prompt and response together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Shape):
+    """The shape of a decoder. `family` decides the layout on disk; the flags below it decide the mathematics."""
+
+    family: Family = "qwen3"
+    num_heads: int = 4
+    intermediate_size: int = 384
     rope_theta: float = 10_000.0
     rope_scaling: Mapping[str, float | str] | None = None
     """As in a Hugging Face config: `rope_type` of `linear`, `llama3` or `yarn`, with its factors. None: not scaled."""
@@ -143,9 +150,32 @@ class Layer(nn.Module):
         return x_ND + mlp_ND
 
 
-class Transformer(nn.Module):
-    """A decoder. `forward` gives hidden states; `logits` turns those that are needed into fp32 logits."""
+class LanguageModel(nn.Module, ABC):
+    """What is trained and sampled from: `forward` gives hidden states, `logits` makes those that are needed logits."""
 
+    config: Shape
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @abstractmethod
+    def forward(self, ids_N: Tensor, positions_N: Tensor, attend: Attend) -> Tensor:
+        """Hidden states x_ND after the last norm, of N tokens at their positions."""
+
+    @abstractmethod
+    def logits(self, x_ND: Tensor) -> Tensor:
+        """fp32 logits_NV: the head is computed in fp32 on both sides, sampler and trainer (arXiv 2506.13585)."""
+
+    @abstractmethod
+    def token_rows(self) -> list[Tensor]:
+        """The matrices with one row a token: the embedding, and the head where it is another."""
+
+
+class Transformer(LanguageModel):
+    """The decoder of the families that steep computes itself."""
+
+    config: ModelConfig
     cos: Tensor
     sin: Tensor
 
@@ -165,7 +195,6 @@ class Transformer(nn.Module):
         return self.embedding.weight.device
 
     def forward(self, ids_N: Tensor, positions_N: Tensor, attend: Attend) -> Tensor:
-        """Hidden states x_ND after the last norm, of N tokens at their positions."""
         x_ND: Tensor = self.embedding(ids_N)
         device = x_ND.device.type
         if torch.is_autocast_enabled(device):
@@ -176,10 +205,11 @@ class Transformer(nn.Module):
         return normed_ND
 
     def logits(self, x_ND: Tensor) -> Tensor:
-        """fp32 logits_NV: the head is computed in fp32 on both sides, sampler and trainer (arXiv 2506.13585)."""
-        weight = self.embedding.weight if self.head is None else self.head.weight
         with torch.autocast(x_ND.device.type, enabled=False):
-            return linear(x_ND.float(), weight.float())
+            return linear(x_ND.float(), self.token_rows()[-1].float())
+
+    def token_rows(self) -> list[Tensor]:
+        return [self.embedding.weight, *([] if self.head is None else [self.head.weight])]
 
 
 def initialise(model: Transformer, generator: torch.Generator) -> None:

@@ -6,15 +6,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from steep.models.transformer import Transformer
+from steep.models.hugging_face import HuggingFaceModel
+from steep.models.transformer import LanguageModel, Transformer
 from steep.models.weights import unfilled
 
 NOISE = 0.1
 """Of new rows, in standard deviations of the old ones."""
 
 
-def with_new_tokens(model: Transformer, ids: Sequence[int], seed: int) -> Transformer:
-    """`model` with fresh rows for `ids`: in place where it has such rows, else a larger copy.
+def with_new_tokens(model: LanguageModel, ids: Sequence[int], seed: int) -> LanguageModel:
+    """`model` with fresh rows for `ids`: in place where it has such rows, else a larger model in its stead.
 
     A fresh row is the mean of the others and a little noise. The logit of the mean is the mean of the logits, so no new
     token is likelier than the average one, and what the model says hardly changes; random rows can have logits far
@@ -24,7 +25,7 @@ def with_new_tokens(model: Transformer, ids: Sequence[int], seed: int) -> Transf
     if size > model.config.vocab_size:
         model = _grown(model, size)
     generator = torch.Generator().manual_seed(seed)
-    for weight in [model.embedding.weight, *([] if model.head is None else [model.head.weight])]:
+    for weight in model.token_rows():
         refresh(weight.detach(), ids, generator)
     return model
 
@@ -38,8 +39,11 @@ def refresh(rows_VD: Tensor, ids: Sequence[int], generator: torch.Generator) -> 
     rows_VD[list(ids)] = mean + NOISE * std * noise
 
 
-def _grown(model: Transformer, size: int) -> Transformer:
-    """A copy with `size` tokens; the new rows are yet to be filled."""
+def _grown(model: LanguageModel, size: int) -> LanguageModel:
+    """One with `size` tokens; the new rows are yet to be filled."""
+    if isinstance(model, HuggingFaceModel):
+        return model.grown(size)
+    assert isinstance(model, Transformer)
     grown = unfilled(replace(model.config, vocab_size=size))
     old = dict(model.named_parameters())
     for name, parameter in grown.named_parameters():

@@ -49,9 +49,10 @@ class Optimizer:
         chosen = {id(p) for p in matrices}
         rest = [p for _, p in named if id(p) not in chosen]
         decay = config.weight_decay
-        self.parts: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True), config.lr)
-        ]
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = []
+        if rest:  # nothing is left where only adapters are trained
+            adamw = torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True)
+            self.parts.append((adamw, config.lr))
         if matrices:
             muon = torch.optim.Muon(matrices, lr=config.matrix_lr, momentum=0.95, weight_decay=decay)
             self.parts.append((muon, config.matrix_lr))

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steep.algorithms import LossInputs, LossOutput
+from steep.errors import CheckpointError
 from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
-from steep.models.transformer import Transformer
+from steep.models.lora import LoraConfig, adapt, merged
+from steep.models.transformer import LanguageModel
+from steep.models.weights import digest
 from steep.policies.batch import Example, MicroBatch, pack
 from steep.policies.optimizer import Optimizer, OptimizerConfig, rate
 
@@ -28,18 +31,28 @@ class PolicyConfig:
     """Tokens of a micro-batch: bounds memory, changes no gradient."""
     autocast: bool = False
     """bf16 matrix products with fp32 weights and head. On small models fp32 is as fast."""
+    lora: LoraConfig | None = None
+    """Train adapters in the place of the layers' matrices. None: train all weights."""
 
 
 class Policy:
     """A decoder with its optimizer. `update` is one optimizer step over a batch."""
 
-    def __init__(self, model: Transformer, config: PolicyConfig, total_steps: int, critic: bool = False) -> None:
+    def __init__(
+        self, model: LanguageModel, config: PolicyConfig, total_steps: int, critic: bool = False, seed: int = 0
+    ) -> None:
+        """`model` is trained in place. `seed` is for what begins random: adapters."""
         self.model = model
         self.config = config
         self.total_steps = total_steps
         self.critic = nn.Linear(model.config.hidden_size, 1) if critic else None
         if self.critic is not None:
             nn.init.zeros_(self.critic.weight)
+        self.base: str | None = None
+        """With adapters, the hash of the model that they were added to."""
+        if config.lora is not None:
+            self.base = digest(dict(model.named_parameters()))
+            adapt(model, config.lora, seed)
         trained = nn.ModuleList([model] if self.critic is None else [model, self.critic])
         self.optimizer = Optimizer(trained, config.optimizer)
         self.step = 0
@@ -89,16 +102,28 @@ class Policy:
         return self._score(examples, values)
 
     def weights(self, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-        """The model's weights in the dtype of the engine they are meant for."""
-        return {name: p.detach().to(dtype) for name, p in self.model.named_parameters()}
+        """The model's weights, adapters merged, in the dtype of the engine they are meant for."""
+        return {name: weight.detach().to(dtype) for name, weight in merged(self.model).items()}
+
+    def trained(self) -> dict[str, Tensor]:
+        """The weights that an update changes: all of the model's, or with LoRA only those."""
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
 
     def state(self) -> dict[str, Any]:
-        """Everything beside the model's weights that an update depends on."""
+        """Everything beside the trained weights that an update depends on."""
         critic = None if self.critic is None else dict(self.critic.state_dict())
-        return {"step": self.step, "optimizer": self.optimizer.state(), "critic": critic}
+        return {"step": self.step, "optimizer": self.optimizer.state(), "critic": critic, "base": self.base}
 
     def load_state(self, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(dict(weights))
+        if state.get("base") != self.base:  # states of older versions have none
+            raise CheckpointError(
+                "the checkpoint's adapters were trained beside another model than the one that the stage begins with",
+                "put the model back that the run was started from, or begin a new run",
+            )
+        own = self.trained()
+        assert own.keys() == weights.keys(), own.keys() ^ weights.keys()
+        for name, weight in own.items():
+            weight.copy_(weights[name])
         self.step = state["step"]
         self.optimizer.load_state(state["optimizer"])
         if self.critic is not None:

@@ -7,12 +7,15 @@ from steep.runs.files import Log, read_json, write_atomic, write_json
 from steep.runs.health import Health, HealthConfig, RollBackError, Trouble, held_out_overlap, measures
 from steep.runs.listing import ABSENT, Comparison, Row, RunDetail, RunSummary, StageSummary, compare, list_runs, show
 from steep.runs.progress import Progress, duration, number, printable
+from steep.runs.remaining import TrainingLeft, recorded, steps
 from steep.runs.run import Run, RunInfo, RunStatus
 from steep.runs.stage import Metrics, Stage
-from steep.runs.stopping import Stopping
+from steep.runs.stopping import PARENT, Stopping, stop_with_parent
+from steep.runs.trackers import Tracker, Trackers, check_trackers
 
 __all__ = [
     "ABSENT",
+    "PARENT",
     "Checkpoint",
     "Claim",
     "Comparison",
@@ -32,7 +35,11 @@ __all__ = [
     "Stage",
     "StageSummary",
     "Stopping",
+    "Tracker",
+    "Trackers",
+    "TrainingLeft",
     "Trouble",
+    "check_trackers",
     "compare",
     "duration",
     "evidence",
@@ -47,8 +54,11 @@ __all__ = [
     "printable",
     "read_claims",
     "read_json",
+    "recorded",
     "save",
     "show",
+    "steps",
+    "stop_with_parent",
     "versions",
     "write_atomic",
     "write_evidence",

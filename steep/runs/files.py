@@ -119,13 +119,7 @@ class Log:
             file.write(line)
 
     def rows(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]
-        try:
-            return [numbers(json.loads(line)) for line in lines]
-        except ValueError as error:
-            raise SteepError(f"{self.path} has a damaged line: {error}", "restore it from a copy") from None
+        return self.since(0)[0] if self.path.exists() else []
 
     def last(self) -> dict[str, Any] | None:
         """The last whole row, read from the end of the file."""
@@ -145,6 +139,20 @@ class Log:
                 break
             tail *= 8
         return None
+
+    def since(self, start: int) -> tuple[list[dict[str, Any]], int]:
+        """The whole rows from byte `start` on, and the byte behind them.
+
+        A log that was cut back in the meantime, to be written again by a resumed run, is damaged at `start`.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        try:
+            return [numbers(json.loads(line)) for line in whole.splitlines()], start + len(whole)
+        except ValueError as error:
+            raise SteepError(f"{self.path} has a damaged line: {error}", "restore it from a copy") from None
 
     def sync(self) -> None:
         """Wait until everything appended so far is on the disk."""

@@ -7,6 +7,7 @@ runs/nano/run.json      where it came from and how it stands
 
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
@@ -20,10 +21,13 @@ from steep.config import to_json
 from steep.errors import ConfigError, PausedError, SteepError
 from steep.runs import environment
 from steep.runs.files import fsync_directory, full_disk_explained, plain, read_json, write_json
-from steep.runs.stage import Stage
+from steep.runs.progress import duration
+from steep.runs.stage import Stage, Track
 
 RunStatus = Literal["running", "finished", "stopped", "failed", "interrupted"]
 
+SILENT_S = 3600.0
+"""A run of another host that wrote nothing for so long is taken for interrupted."""
 SAME_START_S = 5.0
 """How far two readings of a process's start may differ; a later process with the same id started further apart."""
 
@@ -57,6 +61,9 @@ class RunInfo:
     """Why the run failed."""
     resumed: tuple[dict[str, Any], ...] = ()
     """One entry for each resume: time, versions, git, machine."""
+    chosen: tuple[str, ...] | None = None
+    """Keys of the config, as `flat` names them, that have another value than their field's default; None in runs that
+    an older version began."""
 
 
 class Run:
@@ -71,6 +78,8 @@ class Run:
     def __init__(self, path: Path, info: RunInfo, *, ours: bool = False) -> None:
         self.path = path
         self.info = info
+        self.track: Track | None = None
+        """Who is told, besides the logs, what the stages record that are entered from now on."""
         self._ours = ours
 
     @classmethod
@@ -82,16 +91,19 @@ class Run:
         with full_disk_explained(path):
             path.mkdir(parents=True, exist_ok=True)
             fsync_directory(path.parent)
+        tree = plain(to_json(config))
+        by_default = set(at_default(config))
         info = RunInfo(
             recipe=str(recipe),
             overrides=tuple(overrides),
-            config=plain(to_json(config)),
+            config=tree,
             seed=seed,
             versions=environment.versions(),
             git=environment.git(),
             machine=environment.machine(),
             created=_now(),
             status="running",
+            chosen=tuple(key for key in flat(tree) if key not in by_default),
             **_process(),
         )
         run = cls(path, info, ours=True)
@@ -105,11 +117,13 @@ class Run:
             raise SteepError(f"{path} is not a run: it has no run.json", "`steep runs` lists the runs here")
         content = read_json(path / "run.json")
         names = {field.name for field in fields(RunInfo)}
-        if not isinstance(content, dict) or set(content) != names:
+        if not isinstance(content, dict) or set(content) | {"chosen"} != names:
             raise SteepError(
                 f"{path / 'run.json'} was not written by this version of steep", "use the one that made it"
             )
         lists = {name: tuple(content[name]) for name in ("overrides", "stages", "resumed")}
+        if content.get("chosen") is not None:
+            lists["chosen"] = tuple(content["chosen"])
         return cls(path, RunInfo(**(content | lists)))
 
     def resume(self, config: Any | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -119,7 +133,7 @@ class Run:
         one that the run began with. `overrides` are new, are in `config`, and may change what is under `health`.
         """
         if self.status == "running" and self.info.pid != os.getpid():
-            raise SteepError(f"{self.path} is being run by process {self.info.pid}", "stop that one first")
+            raise SteepError(f"{self.path} is being run by {self.runner}", "stop that one first")
         if config is not None:
             before, now = flat(self.info.config), flat(plain(to_json(config)))
             added = now.keys() - before.keys() & set(at_default(config))  # fields that a newer version has
@@ -156,12 +170,34 @@ class Run:
     def status(self) -> RunStatus:
         """As written, but `interrupted` where the process that was running it is gone.
 
-        Processes of other hosts cannot be seen from here: their runs are what they say.
+        Processes of other hosts cannot be seen from here: theirs are gone if they have been silent for an hour.
         """
-        here = self.info.machine["host"] == platform.node()
-        if self.info.status == "running" and here and not _alive(self.info.pid, self.info.pid_started):
-            return "interrupted"
-        return self.info.status
+        if self.info.status != "running":
+            return self.info.status
+        alive = _alive(self.info.pid, self.info.pid_started) if self._here else self.silent_s < SILENT_S
+        return "running" if alive else "interrupted"
+
+    @property
+    def silent_s(self) -> float:
+        """How long ago something was recorded, in a study by any of its arms."""
+        records = (path for name in ("run.json", "*.jsonl", "rollouts") for path in self.path.rglob(name))
+        return max(time.time() - max(path.stat().st_mtime for path in records), 0.0)
+
+    @property
+    def runner(self) -> str:
+        """The process that is at the run, or was."""
+        process = f"process {self.info.pid}"
+        return process if self._here else f"{process} on {self.host} (last record {duration(self.silent_s)} ago)"
+
+    @property
+    def host(self) -> str:
+        """The machine of that process."""
+        machine = self.info.resumed[-1]["machine"] if self.info.resumed else self.info.machine
+        return str(machine["host"])
+
+    @property
+    def _here(self) -> bool:
+        return self.host == platform.node()
 
     def stage(self, name: str) -> Stage:
         """A stage: entered if this process runs the run, otherwise only read."""
@@ -171,7 +207,8 @@ class Run:
                 path.mkdir(exist_ok=True)
             if self.info.stage != name:
                 self._write(stage=name, stages=tuple(dict.fromkeys((*self.info.stages, name))))
-        elif name not in self.info.stages:
+            return Stage(path, self.track)
+        if name not in self.info.stages:
             raise SteepError(f"{self.path} has no stage {name}", f"it has: {', '.join(self.info.stages) or 'none yet'}")
         return Stage(path)
 
@@ -222,6 +259,8 @@ def at_default(config: Any, prefix: str = "") -> Iterator[str]:
         if value == default:
             yield from flat(plain(to_json(value)), path)
         else:
+            if is_dataclass(value) and type(value) is type(default):
+                yield path
             yield from at_default(value, path)
 
 

@@ -27,6 +27,8 @@ from steep.runs.checkpoint import Checkpoint
 from steep.runs.files import Log, full_disk_explained, read_json, write_atomic, write_json
 
 Metrics = Mapping[str, float | int | str]
+Track = Callable[[str, int, Metrics], None]
+"""Is told the name of a stage, a step, and what was recorded of it."""
 
 AS_JSON = {b"steep": b"json"}
 """Marks a parquet column whose values are JSON text."""
@@ -45,8 +47,9 @@ class Stage:
         stage.finish({"reward": 0.5})
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, track: Track | None = None) -> None:
         self.path = path
+        self._track = track
         self._metrics = Log(path / "metrics.jsonl")
         self._timing = Log(path / "timing.jsonl")
         self._next_step = 0 if self._metrics.size == 0 else None
@@ -77,8 +80,11 @@ class Stage:
         assert step >= self._next_step, f"step {step} is recorded already"
         elapsed_s = self._elapsed_s + time.monotonic() - self._started
         self._metrics.append({"step": step, **metrics})
-        self._timing.append({"step": step, "elapsed_s": round(elapsed_s, 3), **(timing or {})})
+        timing = {"elapsed_s": round(elapsed_s, 3), **(timing or {})}
+        self._timing.append({"step": step, **timing})
         self._next_step = step + 1
+        if self._track is not None:
+            self._track(self.name, step, {**metrics, **timing})
 
     def metrics(self) -> list[dict[str, Any]]:
         """The recorded lines, each with its `step`."""
@@ -105,7 +111,7 @@ class Stage:
 
         Mappings are stored as JSON text, because the keys of problems differ from task to task.
         """
-        path = self._rollout_path(step)
+        path = self.rollout_path(step)
         columns, fields = [], []
         for name in dict.fromkeys(name for row in rows for name in row):
             values = [row.get(name) for row in rows]
@@ -131,14 +137,18 @@ class Stage:
         `columns` are the ones to read (None: all): a row is mostly its token ids.
         """
         for step in self.rollout_steps() if steps is None else steps:
-            # The handle is ours, so that reading a step does not start pyarrow's own file system threads.
-            with open(self._rollout_path(step), "rb") as file:
-                table = pq.read_table(file, columns=None if columns is None else list(columns))
+            table = self.rollout_table(step, columns)
             decoded = [field.name for field in table.schema if field.metadata == AS_JSON]
             for row in table.to_pylist():
                 yield {"step": step, **row, **{name: json.loads(row[name]) for name in decoded}}
 
-    def _rollout_path(self, step: int) -> Path:
+    def rollout_table(self, step: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one step as they are on disk; columns that it does not have are left out."""
+        # The handle is ours, so that reading a step does not start pyarrow's own file system threads.
+        with open(self.rollout_path(step), "rb") as file:
+            return pq.ParquetFile(file).read(None if columns is None else list(columns), use_threads=False)
+
+    def rollout_path(self, step: int) -> Path:
         return self.path / "rollouts" / f"step-{step:06d}.parquet"
 
     def save_checkpoint(
@@ -187,7 +197,7 @@ class Stage:
                 )
         for step in self.rollout_steps():
             if step >= first_step:
-                self._rollout_path(step).unlink()
+                self.rollout_path(step).unlink()
         self._next_step = first_step
         self._elapsed_s = (self._timing.last() or {}).get("elapsed_s", 0.0)
         self._started = time.monotonic()

@@ -3,10 +3,26 @@
 Health asks in the same way.
 """
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Self
+
+PARENT = "STEEP_PARENT"
+"""The variable in which a study tells its arms which process they are to end with."""
+PR_SET_PDEATHSIG = 1  # of Linux' prctl: the signal to send to this process when its parent is gone
+
+
+def stop_with_parent() -> None:
+    """As Ctrl-C does, ask this process to stop when the study that it is an arm of is killed; on Linux only."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != int(parent):
+            raise KeyboardInterrupt
 
 
 class Stopping:

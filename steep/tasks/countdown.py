@@ -26,7 +26,7 @@ from itertools import islice
 from random import Random
 
 from steep.tasks.generated import Generated, split_of
-from steep.types import Demonstration, Message, Problem, Replay, Verdict, correct, wrong
+from steep.types import Demonstration, Message, Problem, Replay, Slip, Verdict, correct, wrong
 
 INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
@@ -200,9 +200,15 @@ class Countdown(Generated):
 
     def replay(self, thought: str) -> Replay:
         """Work out every step `a op b = c` of a thought again; comparisons with the target are not looked at."""
-        written = [(found[1], is_true(*found.group(2, 3, 4, 5))) for found in STEP.finditer(thought)]
-        mended = [(operation, True) in written[at + 1 :] for at, (operation, true) in enumerate(written) if not true]
-        return Replay(steps=len(written), wrong=len(mended), mended=sum(mended))
+        steps = list(STEP.finditer(thought))
+        slips: list[Slip] = []
+        right: dict[str, tuple[int, int]] = {}  # where an operation is next written with its right result
+        for step in reversed(steps):
+            if is_true(*step.group(2, 3, 4, 5)):
+                right[step[1]] = step.span()
+            else:
+                slips.append(Slip(start=step.start(), end=step.end(), mended=right.get(step[1])))
+        return Replay(steps=len(steps), slips=tuple(reversed(slips)))
 
     def documents(self, rng: Random) -> str:
         """A line of steps and comparisons, as they occur in thoughts."""

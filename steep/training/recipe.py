@@ -18,8 +18,9 @@ from steep.errors import ConfigError
 from steep.evals.demonstrator import DEMONSTRATOR
 from steep.evals.evaluate import EvalConfig, accuracy, evaluate, scores
 from steep.evals.suite import SuiteConfig, measure, measure_demonstrator
-from steep.models.transformer import ModelConfig, Transformer, initialise
-from steep.policies import Policy
+from steep.models.lora import merge
+from steep.models.transformer import LanguageModel, ModelConfig, Transformer, initialise
+from steep.policies import Policy, PolicyConfig
 from steep.rollouts import Rollouts
 from steep.runs import (
     Claim,
@@ -28,6 +29,8 @@ from steep.runs import (
     RollBackError,
     Run,
     Stage,
+    Trackers,
+    check_trackers,
     held_out_overlap,
     write_evidence,
 )
@@ -95,6 +98,11 @@ class Recipe:
     """What the finished stages are measured on."""
     claims: Callable[[Run], list[Claim]] | None = None
     """Reads the finished run and says which of its figures meet their bars."""
+    trackers: tuple[str, ...] = ()
+    """Where metrics go besides the run directory: tensorboard, wandb, trackio."""
+
+    def __post_init__(self) -> None:
+        check_trackers(self.trackers)
 
 
 def on_tasks(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Recipe, list[str]]:
@@ -126,6 +134,11 @@ def on_tasks(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Recipe, list[str]]:
 
 def run_recipe(run: Run, recipe: Recipe, console: Console) -> None:
     """Carry out the stages that are not finished."""
+    with Trackers(run, recipe.trackers):
+        run_stages(run, recipe, console)
+
+
+def run_stages(run: Run, recipe: Recipe, console: Console) -> None:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -189,11 +202,19 @@ def evaluate_demonstrator(stage: Stage, template: Template, suites: Sequence[Sui
         measure_demonstrator(stage, template, suite.task, suite.config)
 
 
-def begin(recipe: Recipe) -> tuple[Transformer, Template]:
+def begin(recipe: Recipe) -> tuple[LanguageModel, Template]:
     """What the first stage begins with: the model at `start`, or a new tokenizer and random weights."""
     if recipe.start is not None:
-        loaded = with_thought(load_model(recipe.start), recipe.seed)
-        return loaded.model, loaded.template
+        loaded = load_model(recipe.start)
+        thinking = with_thought(loaded, recipe.seed)
+        first = next(config for config in (recipe.pretrain, recipe.sft, recipe.rl) if config is not None)
+        lora = first.policy.lora
+        if thinking is not loaded and lora is not None and not lora.embedding:
+            raise ConfigError(
+                f"{recipe.start} has no thought section, and LoRA alone cannot teach it the tokens of a new one",
+                "train the embedding too in the first stage: LoraConfig(embedding=True)",
+            )
+        return thinking.model, thinking.template
     template = Template(new_tokenizer(recipe), recipe.template)
     config = replace(recipe.model, vocab_size=template.tokenizer.vocab_size)
     model = Transformer(config)
@@ -201,43 +222,45 @@ def begin(recipe: Recipe) -> tuple[Transformer, Template]:
     return model, template
 
 
-def train(stage: Stage, recipe: Recipe, model: Transformer, template: Template, health: Health) -> None:
+def train(stage: Stage, recipe: Recipe, model: LanguageModel, template: Template, health: Health) -> None:
     """Run one training stage on `model`, in place."""
     if stage.name == "pretrain":
         assert recipe.pretrain is not None
-        policy = Policy(model, recipe.pretrain.policy, recipe.pretrain.steps)
+        policy = Policy(model, recipe.pretrain.policy, recipe.pretrain.steps, seed=recipe.seed)
         pretrain(stage, policy, template, recipe.tasks, recipe.pretrain, recipe.seed, health)
     elif stage.name == "sft":
         assert recipe.sft is not None
-        policy = Policy(model, recipe.sft.policy, recipe.sft.steps)
+        policy = Policy(model, recipe.sft.policy, recipe.sft.steps, seed=recipe.seed)
         sft(stage, policy, template, recipe.tasks, recipe.sft, recipe.seed, health)
     elif stage.name == "rl":
         assert recipe.rl is not None
         train_rl(stage, recipe, recipe.rl, model, template, health)
     else:
         raise ConfigError(f"there is no stage {stage.name}")
+    merge(model)
 
 
 def train_rl(
-    stage: Stage, recipe: Recipe, config: RlConfig, model: Transformer, template: Template, health: Health
+    stage: Stage, recipe: Recipe, config: RlConfig, model: LanguageModel, template: Template, health: Health
 ) -> None:
     needs = config.algorithm.needs
-    reference = Policy(deepcopy(model), config.policy, config.num_steps) if "reference" in needs else None
-    teacher = load_teacher(config, template, model.device) if "teacher" in needs else None
-    policy = Policy(model, config.policy, config.num_steps, critic="critic" in needs)
-    engine = NativeEngine(model, recipe.engine, template.end_ids)
+    frozen = replace(config.policy, lora=None)
+    reference = Policy(deepcopy(model), frozen, config.num_steps) if "reference" in needs else None
+    teacher = load_teacher(config, frozen, template, model.device) if "teacher" in needs else None
+    engine = NativeEngine(model, recipe.engine, template.end_ids)  # copies the model as it is, before any adapters
+    policy = Policy(model, config.policy, config.num_steps, critic="critic" in needs, seed=recipe.seed)
     rollouts = Rollouts(engine, template, recipe.tasks, config.rollouts, recipe.seed, config.max_staleness)
     rl(stage, policy, engine, rollouts, config, lambda: watch(engine, template, recipe), health, reference, teacher)
 
 
-def load_teacher(config: RlConfig, template: Template, device: torch.device) -> Policy:
+def load_teacher(config: RlConfig, policy: PolicyConfig, template: Template, device: torch.device) -> Policy:
     """The model to distill from; its tokens must mean what ours mean."""
     if config.teacher is None:
         raise ConfigError(f"{type(config.algorithm.loss).__name__} needs a teacher", "set rl.teacher to a model")
     loaded = load_model(config.teacher)
     if loaded.template.tokenizer.vocab_size != template.tokenizer.vocab_size:
         raise ConfigError(f"the teacher {config.teacher} has another tokenizer", "distill from a model of the same one")
-    return Policy(loaded.model.to(device), config.policy, config.num_steps)
+    return Policy(loaded.model.to(device), policy, config.num_steps)
 
 
 def watch(engine: Engine, template: Template, recipe: Recipe) -> dict[str, float]:
@@ -285,6 +308,6 @@ def tokenizer_texts(shares: Sequence[Share], seed: int) -> list[str]:
     return texts
 
 
-def _load(name: str | Path) -> tuple[Transformer, Template]:
+def _load(name: str | Path) -> tuple[LanguageModel, Template]:
     loaded = load_model(name)
     return loaded.model, loaded.template

@@ -96,7 +96,7 @@ def resume(
         policy.load_state(checkpoint.state["policy"], checkpoint.weights)
         rollouts.load_state(checkpoint.state["rollouts"])
     step = checkpoint.step if checkpoint else 0
-    taken_up = {"policy": policy.state(), "rollouts": rollouts.state(), "weights": policy.weights()}
+    taken_up = {"policy": policy.state(), "rollouts": rollouts.state(), "weights": policy.trained()}
     rollouts.next_group += groups_per_step * health.begin(checkpoint, taken_up)
     engine.load_weights(policy.weights(engine.dtype), version=step)
     return step
@@ -104,7 +104,7 @@ def resume(
 
 def save(stage: Stage, step: int, policy: Policy, rollouts: Rollouts, health: Health) -> None:
     state = {"policy": policy.state(), "rollouts": rollouts.state(), "health": health.state()}
-    stage.save_checkpoint(step, state, policy.weights())
+    stage.save_checkpoint(step, state, policy.trained())
 
 
 def profile(rollouts: Rollouts, per_level: int) -> None:

@@ -8,6 +8,7 @@
 Each arm is a process of its own. One that fails stops none but those that wait for it.
 """
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,27 @@ from typing import Self
 
 from rich.console import Console
 
+from steep.config import to_json
+from steep.engines import find_device
 from steep.errors import ConfigError, SteepError
-from steep.runs import Claim, Progress, Run, Stage, Stopping, duration, number, read_json, show, write_evidence
+from steep.runs import (
+    PARENT,
+    Claim,
+    Progress,
+    Run,
+    Stage,
+    Stopping,
+    TrainingLeft,
+    duration,
+    machine,
+    number,
+    read_json,
+    recorded,
+    show,
+    steps,
+    write_evidence,
+)
 from steep.training.recipe import Recipe
-from steep.training.rl import RlConfig
-from steep.training.supervised import SupervisedConfig
 
 STUDY = "{study}"
 """Stands for the study's directory in an arm's `Recipe.start`."""
@@ -51,13 +68,13 @@ class Study:
 
     arms: Mapping[str, Arm]
     """By name, such as "0/main": the arm's directory within that of the study. They begin in this order."""
-    workers: int = 2
-    """Arms that run at once."""
+    workers: int | None = 2
+    """Arms that run at once. None: as many as the processor has cores for their threads, one where a GPU is used."""
     claims: Callable[[Mapping[str, Run]], list[Claim]] | None = None
     """Reads the finished runs, by the names of their arms, and says which figures meet their bars."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise ConfigError(f"{self.workers} workers carry out nothing", "take 1 or more")
         for name, arm in self.arms.items():
             check(name, arm, self.arms)
@@ -105,8 +122,7 @@ def carry_out_arms(path: Path, study: Study, command: Command, console: Console)
     with Progress(len(study.arms), path.name, console=console, rated=False) as progress, Stopping() as stopping:
         with Crew(path, study, command, progress.note) as crew:
             while crew.advance() and not stopping.asked:
-                failed = {"failed": len(crew.failed)} if crew.failed else None
-                progress.update(len(crew.finished), failed, crew.standing())
+                progress.update(len(crew.finished), crew.told(), crew.standing())
                 time.sleep(POLL_S)
         progress.update(len(crew.finished))
     if stopping.asked:
@@ -146,6 +162,8 @@ class Crew:
         self._order.prepare()
         self._ready: list[str] = []
         self._workers: list[Worker] = []
+        self._places = workers(study)
+        self._left = TrainingLeft((path / name, to_json(arm.recipe)) for name, arm in study.arms.items())
         self.finished: list[str] = []
         self.failed: dict[str, str] = {}
         """Each with the reason."""
@@ -174,7 +192,7 @@ class Crew:
                 self.failed[worker.name] = worker.last_words()
                 self._note(f"{worker.name}: failed: {self.failed[worker.name]}")
         self._take_ready()
-        while self._ready and len(self._workers) < self._study.workers:
+        while self._ready and len(self._workers) < self._places:
             name = self._ready.pop(0)
             if is_finished(self._path / name):
                 self._finish(name)
@@ -188,10 +206,17 @@ class Crew:
         declared = list(self._study.arms)
         self._ready = sorted([*self._ready, *self._order.get_ready()], key=declared.index)
 
+    def told(self) -> dict[str, int | str]:
+        """Figures of the study as a whole."""
+        figures: dict[str, int | str] = {"failed": len(self.failed)} if self.failed else {}
+        left_s = self._left.seconds()
+        if left_s is not None:
+            figures["training left"] = f"about {duration(left_s / self._places)}"
+        return figures
+
     def standing(self) -> list[str]:
         """A line for each arm under way."""
-        arms = self._study.arms
-        return [f"{w.name}: {standing(self._path / w.name, arms[w.name].recipe)}" for w in self._workers]
+        return [f"{w.name}: {standing(self._path / w.name)}" for w in self._workers]
 
     def left(self) -> dict[str, str]:
         """The arms that are not finished, each with the reason."""
@@ -211,6 +236,7 @@ class Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, PARENT: str(os.getpid())},
                 process_group=0,  # Ctrl-C on the terminal reaches the study alone, which hands it on once
             )
         self._workers.append(Worker(name, process, log, start))
@@ -232,27 +258,29 @@ def is_finished(path: Path) -> bool:
     return (path / "run.json").is_file() and Run.open(path).status == "finished"
 
 
-def standing(path: Path, recipe: Recipe) -> str:
+def workers(study: Study) -> int:
+    """How many arms run at once."""
+    if study.workers is not None:
+        return study.workers
+    recipes = [arm.recipe for arm in study.arms.values()]
+    if any(find_device(recipe.device).type != "cpu" for recipe in recipes):
+        return 1
+    cores: int = machine()["cores"]
+    return max(cores // max(recipe.threads or cores for recipe in recipes), 1)
+
+
+def standing(path: Path) -> str:
     """How far an arm is: "rl 12/24, reward 0.41, 3 min 20 s left in rl"."""
-    name = Run.open(path).info.stage if (path / "run.json").is_file() else None
-    if name is None:
+    run = Run.open(path) if (path / "run.json").is_file() else None
+    if run is None or run.info.stage is None:
         return "starts"
-    stage, total = Stage(path / name), steps(recipe, name)
-    last, timing = stage.last_metrics, stage.last_timing
-    if total is None or last is None or timing is None:
+    name = run.info.stage
+    stage, total = Stage(path / name), steps(run.info.config, name)
+    last, (done, seconds) = stage.last_metrics, recorded(stage)
+    if total is None or last is None or not done:
         return name
-    done = last["step"] + 1
     metric = next((f"{key} {number(value)}, " for key, value in last.items() if key != "step"), "")
-    left = timing["elapsed_s"] / (timing["step"] + 1) * (total - done)
-    return f"{name} {done}/{total}, {metric}{duration(left)} left in {name}"
-
-
-def steps(recipe: Recipe, stage: str) -> int | None:
-    """How many steps a training stage has; None for another stage."""
-    config = getattr(recipe, stage, None)
-    if isinstance(config, SupervisedConfig):
-        return config.steps
-    return config.num_steps if isinstance(config, RlConfig) else None
+    return f"{name} {done}/{total}, {metric}{duration(seconds / done * (total - done))} left in {name}"
 
 
 def seconds(run: Run) -> float:

@@ -25,7 +25,7 @@ def train_supervised(
     if checkpoint is not None:
         start = checkpoint.step
         policy.load_state(checkpoint.state, checkpoint.weights)
-    health.begin(checkpoint, policy.state() | {"weights": policy.weights()})
+    health.begin(checkpoint, policy.state() | {"weights": policy.trained()})
     loss = Rft()
     with Progress(config.steps, stage.name, start=start) as progress, Stopping() as stopping:
         for step in range(start, config.steps):
@@ -41,7 +41,7 @@ def train_supervised(
             health.check(step, shown | {"tokens/s": speed}, (), progress.note, stopping)
             due = (step + 1) % config.checkpoint_every == 0 and health.good
             if due or stopping.asked or step + 1 == config.steps:
-                stage.save_checkpoint(step + 1, policy.state() | {"health": health.state()}, policy.weights())
+                stage.save_checkpoint(step + 1, policy.state() | {"health": health.state()}, policy.trained())
             if stopping.asked:
                 stage.wait()
                 raise stopping.reason

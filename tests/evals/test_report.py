@@ -7,11 +7,12 @@ import torch
 from safetensors.numpy import load_file
 
 from steep.errors import SteepError
-from steep.evals.reading import Span, readings, spans, survey
+from steep.evals.reading import Span, mark_slips, readings, spans, survey
 from steep.evals.report import report, summary
 from steep.evals.source import open_source, open_sources, watched
 from steep.evals.statistics import fit_log
 from steep.runs import Claim, read_json, write_json
+from steep.tasks.countdown import Countdown
 from steep.types import correct
 
 CLAIMS = [
@@ -302,3 +303,13 @@ def test_summary_needs_an_evaluation(making, tmp_path):
     making.new_run(tmp_path / "new")
     with pytest.raises(SteepError, match="nothing is evaluated"):
         summary([tmp_path / "new"])
+
+
+def test_slips_are_marked_across_spans():
+    cut = (Span("8*3=2"), Span("6 no 8*3=24>20 7/2=3 "), Span("</think>", forced=True, control=True))
+    marked = mark_slips(cut, Countdown())
+    assert [(span.text, span.slip) for span in marked] == [
+        ("8*3=2", "mended"), ("6", "mended"), (" no ", None), ("8*3=24", "mending"), (">20 ", None), ("7/2=3", "wrong"),
+        (" ", None), ("</think>", None),
+    ]  # fmt: skip
+    assert marked[-1] == cut[-1]

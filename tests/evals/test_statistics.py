@@ -4,7 +4,16 @@ from random import Random
 import numpy as np
 import pytest
 
-from steep.evals.statistics import bootstrap, bootstrap_seeds, fit_log, level_correlation, proportion, spearman
+from steep.evals.statistics import (
+    bootstrap,
+    bootstrap_seeds,
+    fit_log,
+    level_correlation,
+    proportion,
+    spearman,
+    student,
+    t95,
+)
 
 
 def test_wilson_intervals_worked_by_hand():
@@ -15,6 +24,15 @@ def test_wilson_intervals_worked_by_hand():
     assert proportion(0, 10).low == 0.0
     assert proportion(0, 10).high == pytest.approx(1.96**2 / (10 + 1.96**2), abs=1e-4)
     assert (proportion(10, 10).low, proportion(10, 10).high) == pytest.approx((1 - proportion(0, 10).high, 1.0))
+
+
+def test_students_interval_of_a_few_values():
+    estimate = student([1.0, 2.0, 3.0])
+    assert (estimate.value, estimate.high - estimate.value) == pytest.approx((2.0, 4.3027 / 3**0.5))
+    assert student([2.0]).value == 2.0
+    assert math.isnan(student([2.0]).low)
+    tables = {2: 4.303, 8: 2.306, 9: 2.262, 10: 2.228, 30: 2.042}
+    assert {freedom: t95(freedom) for freedom in tables} == pytest.approx(tables, abs=0.001)
 
 
 def test_wilson_interval_of_nothing_is_everything():

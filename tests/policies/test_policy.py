@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from steep.algorithms import Cispo, LossInputs, LossOutput, Rft, token_weights
+from steep.engines import NativeConfig, NativeEngine
+from steep.errors import CheckpointError
+from steep.models import digest
+from steep.models.lora import LoraConfig
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig, pack
 from steep.policies.optimizer import rate
+from steep.types import Budget, Request
 
 CONFIG = ModelConfig(
     vocab_size=20, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, intermediate_size=24
@@ -26,10 +31,11 @@ def model(seed: int = 0) -> Transformer:
     return made
 
 
-def policy(micro_batch_tokens: int = 4096, **optimizer: object) -> Policy:
+def policy(micro_batch_tokens: int = 4096, lora: LoraConfig | None = None, **optimizer: object) -> Policy:
     config = PolicyConfig(
         optimizer=OptimizerConfig(**({"warmup_steps": 0} | optimizer)),  # type: ignore[arg-type]
         micro_batch_tokens=micro_batch_tokens,
+        lora=lora,
     )
     return Policy(model(), config, total_steps=10)
 
@@ -162,18 +168,60 @@ def test_an_update_that_is_not_accepted_changes_nothing():
     assert not all(torch.equal(p, before[n]) for n, p in trained.model.named_parameters())
 
 
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)], ids=["whole", "lora"])
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_state_restores_the_optimizer_exactly(kind: str):
-    first, second = policy(kind=kind), policy(kind=kind)
+def test_state_restores_the_optimizer_exactly(kind: str, lora: LoraConfig | None):
+    first, second = policy(kind=kind, lora=lora), policy(kind=kind, lora=lora)
     for step in range(3):
         first.update(examples([6, 20, 9], seed=step), Cispo())
-    second.load_state(copy.deepcopy(first.state()), first.weights())  # the state is a view of the live one
+    second.load_state(*copy.deepcopy((first.state(), first.trained())))  # they are views of the live ones
     for step in range(3, 5):
         a = first.update(examples([6, 20, 9], seed=step), Cispo())
         b = second.update(examples([6, 20, 9], seed=step), Cispo())
         assert a == b
     for ours, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_policy_with_adapters_trains_these_only():
+    trained, before = policy(lora=LoraConfig(rank=2), lr=1e-2), model()
+    names = set(trained.trained())
+    assert names == {f"layers.{i}.{m}.{p}" for i in (0, 1) for m in ("qkv", "out", "gate_up", "down") for p in "ab"}
+    assert {id(p) for p in trained.optimizer.parameters} == {
+        id(p) for name, p in trained.model.named_parameters() if name in names
+    }
+    assert digest(trained.weights()) == digest(dict(before.named_parameters()))
+    expected = policy(lr=1e-2).logprobs(examples([6, 20]))
+    for ours, theirs in zip(trained.logprobs(examples([6, 20])), expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    losses = [trained.update(examples([6, 20, 9]), Rft())["loss"] for _ in range(10)]
+    assert losses[-1] < losses[0]
+    frozen = {name: p for name, p in trained.model.named_parameters() if name not in names}
+    assert all(torch.equal(p, before.get_parameter(name)) for name, p in frozen.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_engine_samples_from_merged_adapters(dtype: str):
+    """Invariants 1 and 6 with adapters: the sampler's log-probabilities are the trainer's, and so are the hashes."""
+    engine = NativeEngine(model(), NativeConfig(rows=8, context=64, dtype=dtype), frozenset({1}))
+    trained = policy(lora=LoraConfig(rank=2), lr=1e-2)
+    for step in range(5):
+        trained.update(examples([6, 20, 9], seed=step), Rft())
+    before, weights = engine.receipt, trained.weights(engine.dtype)
+    receipt = engine.load_weights(weights, version=1)
+    assert receipt.digest == digest(weights) != before.digest
+    budget = Budget(thought=0, answer=40, closing=())
+    (rollout,) = engine.submit(Request(prompt_ids=(2, 3, 4), budget=budget, seed=1)).result()
+    ids = np.array([*rollout.prompt_ids, *rollout.ids], np.int32)
+    places = np.arange(3, len(ids))
+    (ours,) = trained.logprobs([Example(ids=ids, trained=places, weights=np.ones(len(places), np.float32))])
+    np.testing.assert_allclose(ours, rollout.logprobs, atol=1e-5 if dtype == "float32" else 0.1)
+
+
+def test_adapters_are_not_put_on_another_model():
+    first, second = policy(lora=LoraConfig()), Policy(model(seed=1), PolicyConfig(lora=LoraConfig()), total_steps=10)
+    with pytest.raises(CheckpointError, match=r"beside another model.*\n.*put the model back"):
+        second.load_state(first.state(), first.trained())
 
 
 def test_muon_takes_the_matrices_of_the_layers_only():

@@ -172,7 +172,7 @@ def test_a_fault_fires_its_rule_within_two_steps(name: str, tmp_path: Path):
     assert rows, fired(health)
     limit, row = getattr(HealthConfig(), name), rows[0]
     assert row["value"] > row["limit"] == getattr(limit, row["reaction"], limit.warn)
-    assert row["next"].endswith(RULES[name].do)
+    assert row["message"].endswith(RULES[name].do)
     if name in ("truncation", "guessing", "copying", "repetition", "invalid_verdicts"):
         assert row["rollouts"][:2] == ["0/0", "1/0" if name == "guessing" else "0/1"]
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -74,6 +75,20 @@ def test_create_writes_what_the_run_depends_on(tmp_path):
     assert info.pid == os.getpid()
 
 
+def test_what_is_not_a_default_is_written_down(tmp_path):
+    newer = Newer(optimizer=NewerOptimizer(lr=0.1), parts=(Part(scale=2.0), Part()))
+    create(tmp_path / "run", newer)
+    assert Run.open(tmp_path / "run").info.chosen == ("", "optimizer.lr", "parts.0", "parts.0.scale", "parts.1")
+
+
+def test_a_run_of_an_older_version_does_not_know_its_defaults(tmp_path):
+    create(tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    del content["chosen"]
+    write_json(tmp_path / "run.json", content)
+    assert Run.open(tmp_path).info.chosen is None
+
+
 def test_create_refuses_a_directory_that_is_not_empty(tmp_path):
     create(tmp_path)
     with pytest.raises(SteepError, match=f"steep resume {tmp_path}") as raised:
@@ -135,12 +150,21 @@ def test_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path):
     assert Run.open(tmp_path).status == "interrupted"
 
 
-def test_processes_of_another_host_are_believed(tmp_path):
+def test_processes_of_another_host_are_believed_until_they_fall_silent(tmp_path):
     run = create(tmp_path)
+    run.stage("rl").record(0, {"reward": 0.5})
     dead_process(run)
     content = json.loads((tmp_path / "run.json").read_text())
     content["machine"]["host"] = "elsewhere"
     write_json(tmp_path / "run.json", content)
+    assert Run.open(tmp_path).status == "running"
+    with pytest.raises(SteepError, match=r"being run by process \d+ on elsewhere \(last record \d s ago\)"):
+        Run.open(tmp_path).resume()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for path in files:
+        os.utime(path, (0, time.time() - 3700))
+    assert Run.open(tmp_path).status == "interrupted"
+    os.utime(tmp_path / "rl" / "metrics.jsonl")
     assert Run.open(tmp_path).status == "running"
 
 

@@ -242,6 +242,15 @@ def test_thoughts_are_replayed(thought: str, counts: tuple[int, int, int]):
     assert (replay.steps, replay.wrong, replay.mended) == counts
 
 
+def test_slips_are_found_where_they_stand():
+    thought = "8*3=26 no 8*3=24>20 7/2=3 8*3=24 "
+    told = [
+        (thought[s.start : s.end], s.mended and thought[slice(*s.mended)]) for s in Countdown().replay(thought).slips
+    ]
+    assert told == [("8*3=26", "8*3=24"), ("7/2=3", None)]
+    assert Countdown().replay(thought).slips[0].mended == (10, 16)  # the first time
+
+
 def test_demonstrations_mend_every_slip():
     task, slips = Countdown(slips=1.0), 0
     for problem in some(1, count=100):

@@ -4,9 +4,11 @@ import io
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from steep.cli import main
-from steep.config import load_recipe, override
+from steep.config import load_recipe, override, to_json
 from steep.errors import ConfigError, SteepError
-from steep.runs import Run, Stage, read_claims
-from steep.training.study import Arm, Study, carry_out_arms, standing, steps, within
+from steep.runs import Run, Stage, TrainingLeft, read_claims, steps
+from steep.training.study import Arm, Study, carry_out_arms, standing, within, workers
 
 STUDY = Path(__file__).parent.parent / "recipes" / "study.py"
 RECIPE = load_recipe(STUDY.with_name("tiny.py"))
@@ -154,17 +156,42 @@ def test_ctrl_c_asks_the_arms_to_save(tmp_path: Path):
 
 def test_how_far_an_arm_is(tmp_path: Path):
     path = tmp_path / "arm"
-    assert standing(path, RECIPE) == "starts"
+    assert standing(path) == "starts"
     with Run.create(path, recipe="x.py", overrides=[], config=RECIPE, seed=0) as run:
-        assert standing(path, RECIPE) == "starts"
+        assert standing(path) == "starts"
         stage = run.stage("sft")
-        assert standing(path, RECIPE) == "sft"
+        assert standing(path) == "sft"
         stage.record(0, {"loss": 2.5, "lr": 0.1})
         (path / "sft" / "timing.jsonl").write_text(json.dumps({"step": 0, "elapsed_s": 20.0}) + "\n")
-        assert standing(path, RECIPE) == "sft 1/3, loss 2.5, 40 s left in sft"
+        assert standing(path) == "sft 1/3, loss 2.5, 40 s left in sft"
         run.stage("eval")
-        assert standing(path, RECIPE) == "eval"
-    assert [steps(RECIPE, name) for name in ("pretrain", "sft", "rl", "eval")] == [3, 3, 3, None]
+        assert standing(path) == "eval"
+    assert [steps(run.info.config, name) for name in ("pretrain", "sft", "rl", "eval")] == [3, 3, 3, None]
+
+
+def test_the_training_left_is_what_recorded_steps_took(tmp_path: Path):
+    recipe = to_json(replace(RECIPE, rl=None))
+    paths = [tmp_path / name for name in "ab"]
+
+    def record(path: Path, steps: int, elapsed_s: float) -> None:
+        path.mkdir(parents=True)
+        (path / "timing.jsonl").write_text(json.dumps({"step": steps - 1, "elapsed_s": elapsed_s}) + "\n")
+
+    record(paths[0] / "pretrain", 3, 30.0)
+    assert TrainingLeft((path, recipe) for path in paths).seconds() is None  # nobody has fine-tuned yet
+    record(paths[0] / "sft", 1, 7.0)
+    left = TrainingLeft((path, recipe) for path in paths)
+    assert left.seconds() == 3 * 10.0 + (2 + 3) * 7.0
+    record(paths[1] / "sft", 3, 21.0)
+    assert left.seconds() == 3 * 10.0 + (2 + 3) * 7.0  # not looked at again so soon
+
+
+def test_as_many_arms_run_at_once_as_there_are_cores_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("steep.training.study.machine", lambda: {"cores": 8})
+    arms = {str(threads): Arm(recipe=replace(RECIPE, device="cpu", threads=threads)) for threads in (1, 3)}
+    assert workers(Study(arms=arms, workers=None)) == 2
+    assert workers(Study(arms={"all": Arm(recipe=replace(RECIPE, device="cpu"))}, workers=None)) == 1
+    assert workers(Study(arms=arms, workers=5)) == 5
 
 
 # The command line
@@ -220,6 +247,32 @@ def test_an_arm_that_was_killed_is_resumed(study: Path, tmp_path: Path, capsys: 
     assert len(Run.open(path / "0/main").info.resumed) == 1
     for name in ("0/main", "0/further"):
         assert Stage(path / name / "sft").metrics() == Stage(study / name / "sft").metrics()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_arms_save_and_stop_when_their_study_is_killed(tmp_path: Path):
+    recipe = tmp_path / "long.py"
+    recipe.write_text(
+        "from dataclasses import replace\nfrom pathlib import Path\nfrom steep.config import load_recipe\n"
+        "from steep.training.study import Arm, Study\n"
+        f"tiny = load_recipe(Path({str(STUDY.with_name('tiny.py'))!r}))\n"
+        "def config():\n    sft = replace(tiny.sft, steps=10**6, checkpoint_every=10**6)\n"
+        "    return Study(arms={'a': Arm(recipe=replace(tiny, pretrain=None, sft=sft, threads=1))})\n"
+    )
+    path = tmp_path / "study"
+    study = subprocess.Popen([sys.executable, "-m", "steep.cli", "train", str(recipe), "--run", str(path)])
+    wait_until((path / "a/sft/metrics.jsonl").exists)
+    study.kill()
+    study.wait()
+    wait_until(lambda: Run.open(path / "a").status == "stopped")
+    (saved,) = (path / "a/sft/checkpoints").iterdir()
+    assert Run.open(path).status == "interrupted"
+    assert int(saved.name.removeprefix("step-")) == len(Stage(path / "a/sft").metrics())
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    while not true():
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ from rich.console import Console
 from steep.algorithms import PRESETS, Algorithm
 from steep.config import load_recipe, override
 from steep.engines import NativeEngine, find_device, load_model, save_model
-from steep.errors import PausedError, SteepError
-from steep.models import Transformer, initialise
-from steep.policies import OptimizerConfig, Policy, PolicyConfig
-from steep.runs import Run, show
+from steep.errors import ConfigError, PausedError, SteepError
+from steep.models import Transformer, digest, initialise
+from steep.models.lora import LoraConfig
+from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig
+from steep.runs import Run, load_latest, show
 from steep.runs.health import HealthConfig, Limit
 from steep.tasks.countdown import Countdown
 from steep.tasks.mixture import Share
@@ -117,6 +120,28 @@ def test_a_model_that_does_not_think_is_given_a_thought_section(finished: Path, 
     assert last["tokens_sampled"] > 0
 
 
+def test_adapters_alone_do_not_learn_the_tokens_of_a_thought(finished: Path, tmp_path: Path):
+    loaded = load_model(finished)
+    silent = replace(loaded.template.config, think_open=None, think_close=None)
+    save_model(tmp_path / "silent", loaded.model, Template(loaded.template.tokenizer, silent))
+    recipe = tiny("--start", str(tmp_path / "silent"), "--pretrain", "none")
+    lora = replace(recipe, sft=replace(recipe.sft, policy=PolicyConfig(lora=LoraConfig())))
+    with pytest.raises(ConfigError, match=r"silent has no thought section, and LoRA alone.*\n.*embedding=True"):
+        begin(lora)
+    begin(replace(recipe, sft=replace(recipe.sft, policy=PolicyConfig(lora=LoraConfig(embedding=True)))))
+    begin(tiny("--start", str(finished), "--pretrain", "none"))
+
+
+def test_a_run_starts_from_a_model_that_transformers_computes(neox: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(rl_module, "learn_from", with_signal)
+    run = carry_out(tmp_path / "further", tiny("--start", str(neox), "--pretrain", "none"))
+    assert [stage.name for stage in run.stages()] == ["sft", "rl", "eval"]
+    before, after = load_model(run.path / "sft"), load_model(run.path)
+    assert after.template.think_close_id is not None
+    assert all(row["grad_norm"] > 0 for row in run.stage("rl").metrics())
+    assert digest(dict(before.model.named_parameters())) != digest(dict(after.model.named_parameters()))
+
+
 def test_a_model_to_start_from_must_be_there(tmp_path: Path):
     with pytest.raises(SteepError, match="there is no model at nowhere"):
         carry_out(tmp_path / "further", tiny("--start", "nowhere"))
@@ -160,6 +185,49 @@ def test_a_run_that_is_cut_resumes_bitwise(stage: str, finished: Path, tmp_path:
         assert lines(path / name / "metrics.jsonl") == lines(finished / name / "metrics.jsonl")
         ours, theirs = ((p / name / "model/model.safetensors").read_bytes() for p in (path, finished))
         assert ours == theirs
+
+
+def with_signal(groups: Sequence[Group], *more: Any) -> list[Example]:
+    """A model that knows nothing is always wrong: call one rollout of each group right."""
+    shown = [replace(g, rollouts=(replace(g.rollouts[0], verdict=correct()), *g.rollouts[1:])) for g in groups]
+    return learn_from(shown, *more)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_a_run_with_adapters_resumes_bitwise_from_them_alone(stage: str, finished: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(rl_module, "learn_from", with_signal)
+    recipe = tiny("--start", str(finished), "--pretrain", "none", "--rl.rollouts.group_size", "2")
+    adapters = PolicyConfig(lora=LoraConfig(rank=2), optimizer=OptimizerConfig(lr=1e-2))
+    recipe = replace(recipe, sft=replace(recipe.sft, policy=adapters), rl=replace(recipe.rl, policy=adapters))
+    whole = carry_out(tmp_path / "whole", recipe)
+
+    updates, plain = 0, Policy.update
+
+    def cut(self, *arguments):
+        nonlocal updates
+        updates += 1
+        if updates == {"sft": 3, "rl": 6}[stage]:
+            raise RuntimeError("cut")
+        return plain(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "update", cut)
+        with pytest.raises(RuntimeError, match="cut"):
+            carry_out(tmp_path / "cut", recipe)
+    with Run.open(tmp_path / "cut").resume(recipe) as run:
+        run_recipe(run, recipe, Console(quiet=True))
+
+    start = load_model(finished).model
+    for name in ("sft", "rl"):
+        ours, theirs = run.stage(name), whole.stage(name)
+        assert ours.metrics() == theirs.metrics()
+        assert (ours.model / "model.safetensors").read_bytes() == (theirs.model / "model.safetensors").read_bytes()
+        saved = load_latest(ours.checkpoints)
+        assert saved.weights.keys() == {f"layers.0.{m}.{p}" for m in ("qkv", "out", "gate_up", "down") for p in "ab"}
+        trained = load_model(ours.model).model
+        assert torch.equal(trained.embedding.weight, start.embedding.weight)
+        assert not torch.equal(trained.layers[0].down.weight, start.layers[0].down.weight)
+        start = trained
 
 
 def test_supervised_training_lowers_the_loss(tmp_path: Path):
@@ -343,13 +411,6 @@ def test_a_gradient_that_is_not_finite_skips_the_step_and_the_run_goes_on(tmp_pa
 
 @pytest.mark.parametrize("name", ["grpo", "ppo", "distill"])
 def test_rl_runs_with_the_models_that_an_algorithm_needs(name: str, finished: Path, tmp_path: Path, monkeypatch):
-    original = rl_module.learn_from
-
-    def with_signal(groups, *more):
-        """A model that knows nothing is always wrong: call one rollout of each group right."""
-        shown = [replace(g, rollouts=(replace(g.rollouts[0], verdict=correct()), *g.rollouts[1:])) for g in groups]
-        return original(shown, *more)
-
     monkeypatch.setattr(rl_module, "learn_from", with_signal)
     recipe = tiny("--pretrain", "none", "--sft.steps", "1", "--rl.num_steps", "2")
     config = replace(recipe.rl, algorithm=PRESETS[name](), teacher=str(finished))

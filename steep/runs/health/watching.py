@@ -3,9 +3,9 @@
     health.jsonl    a line where a reaction begins, changes or is over, and for each one that is more than a warning
 
     {"step": 41, "rule": "truncation", "reaction": "warn", "value": 0.31, "limit": 0.1, "evidence": {"truncated": 0.31},
-     "rollouts": ["0/3", "7/1"], "next": "raise rl.rollouts.answer ..."}
+     "rollouts": ["0/3", "7/1"], "message": "0.31, limit 0.1: share of rollouts ... Next: raise rl.rollouts.answer ..."}
 
-`rollouts` are groups and samples of the step's rollouts on disk.
+`rollouts` are groups and samples of the step's rollouts on disk. `message` says what was found and what is done.
 """
 
 import shutil
@@ -56,11 +56,10 @@ class Trouble:
     limit: float
     evidence: Mapping[str, Any]
     rollouts: Sequence[str]
-    next: str
+    message: str
 
     def __str__(self) -> str:
-        what = f"{self.rule} {number(self.value)}, limit {number(self.limit)}: {RULES[self.rule].value}"
-        return f"step {self.step}: {what}. Next: {self.next}"
+        return f"step {self.step}: {self.rule} {self.message}"
 
 
 class Health:
@@ -108,7 +107,7 @@ class Health:
         Returns how many batches are passed over beyond those that the checkpoint knows of."""
         step = checkpoint.step if checkpoint else 0
         saved = {**checkpoint.state, "weights": checkpoint.weights} if checkpoint else taken_up
-        lost = differences({part: saved[part] for part in taken_up}, taken_up)
+        lost = differences({part: saved.get(part) for part in taken_up}, taken_up)
         state = saved.get("health", {})
         self._take_up(state)
         self._go_on_after_fault(step)
@@ -186,7 +185,7 @@ class Health:
         troubles = []
         log = self.stage.log("health")
         for name, (value, line, reaction) in self._found.items():
-            before, rule = self.open.pop(name, None), RULES[name]
+            before, rule, shown = self.open.pop(name, None), RULES[name], number(value)
             if reaction is not None:
                 self.open[name] = reaction
                 trouble = Trouble(
@@ -197,14 +196,14 @@ class Health:
                     limit=line,
                     evidence={key: seen.metrics[key] for key in rule.reads if key in seen.metrics},
                     rollouts=_chosen(rule, seen.groups),
-                    next=BEFORE[reaction] + rule.do,
+                    message=f"{shown}, limit {number(line)}: {rule.value}. Next: {BEFORE[reaction]}{rule.do}",
                 )
                 troubles.append(trouble)
                 if reaction != before or reaction != "warn":
                     log.append(asdict(trouble))
                     tell(f"health: {trouble}")
             elif before is not None:
-                log.append({"step": step, "rule": name, "reaction": OVER, "value": value})
+                log.append({"step": step, "rule": name, "reaction": OVER, "value": value, "message": shown})
         self._found.clear()
         return troubles
 

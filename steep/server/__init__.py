@@ -1,0 +1,1 @@
+"""What a browser or another program is told: the page of runs and its JSON."""

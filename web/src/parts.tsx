@@ -1,0 +1,48 @@
+// Small things that several pages show.
+
+import type { ComponentChildren } from "preact";
+import type { Status } from "./api";
+
+export function StatusWord({ status }: { status: Status }) {
+  return <span class={`status ${status}`}>{status}</span>;
+}
+
+export function Trouble({ error }: { error: string | null }) {
+  return error ? <div class="missing" role="alert">{error}</div> : null;
+}
+
+/** Stands where an answer is on its way; it does not show unless that takes a while. */
+export function Reading() {
+  return <p class="small reading">reading…</p>;
+}
+
+export function Table({ heads, children, label }: { heads: string[]; children: ComponentChildren; label?: string }) {
+  return (
+    <div class="scroll">
+      <table aria-label={label}>
+        <thead>
+          <tr>
+            {heads.map((head) => (
+              <th key={head} scope="col">
+                {head}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>{children}</tbody>
+      </table>
+    </div>
+  );
+}
+
+export function Spark({ values, label }: { values: number[]; label: string }) {
+  if (values.length < 2) return null;
+  const low = Math.min(...values);
+  const span = Math.max(...values) - low || 1;
+  const points = values.map((v, i) => `${(i * 100) / (values.length - 1)},${22 - (20 * (v - low)) / span}`).join(" ");
+  return (
+    <svg class="spark" viewBox="0 0 100 24" preserveAspectRatio="none" role="img" aria-label={label}>
+      <polyline points={points} />
+    </svg>
+  );
+}
