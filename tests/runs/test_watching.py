@@ -197,4 +197,4 @@ def test_q_leaves_and_the_terminal_is_as_it_was(run):
     with io.FileIO(ours) as terminal:
         while b"\x1b[?1049l" not in seen:  # back from the alternate screen
             seen += terminal.read(4096)
-    assert process.wait() == 0
+        assert process.wait() == 0
