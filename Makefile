@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := pyproject.toml constraints.txt
 RUN := runs/nano
-BENCHMARKS := startup scaling train decode rl_step time_to_reward
+BENCHMARKS := startup scaling train decode serve rl_step time_to_reward
 
 .DEFAULT_GOAL := help
 .PHONY: help demo claims test page lint survival bench clean

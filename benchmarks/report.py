@@ -13,9 +13,10 @@ from steep.runs import read_json, write_atomic
 MEASURED = ROOT / "runs" / "bench" / "results"
 RESULTS = ROOT / "docs" / "results" / "performance"
 PAGE = ROOT / "docs" / "performance.md"
-ORDER = ("decode", "rl_step", "train", "time_to_reward", "startup", "scaling")
+ORDER = ("decode", "serve", "rl_step", "train", "time_to_reward", "startup", "scaling")
 TITLES = {
     "decode": "Decoding",
+    "serve": "Serving",
     "rl_step": "An RL step",
     "train": "Training",
     "time_to_reward": "Time to reward",

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,13 @@ class Side:
         )
         self.read = b""
         atexit.register(self.close)  # a halted process would outlive us
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """For what is asked of the side by another way than a call."""
+        self._signal(signal.SIGCONT)
+        yield
+        self._signal(signal.SIGSTOP)
 
     def call(self, name: str, **arguments: Any) -> dict[str, Any]:
         self._signal(signal.SIGCONT)

@@ -5,7 +5,7 @@
 Everything here is a value: frozen, without behaviour beyond what follows from its own fields.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from random import Random
@@ -123,6 +123,11 @@ class Budget:
     """Ids injected when the thought reaches its limit. The last one is the end-of-thought token.
 
     Empty for a model without a thought section: then everything sampled is answer."""
+    total: int | None = None
+    """Response tokens at most, forced ones included: the answer may also take what the thought has left, and `answer`
+    is what is kept for it. None: `answer` is its limit."""
+    must_answer: bool = False
+    """An end token within the thought does not end the response: the closing takes its place, and the model answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,17 @@ class Sampling:
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
+
+
+class Constraint(Protocol):
+    """What an answer must look like, for one sample."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Of each id of the vocabulary, whether it may come next; at least one may."""
+        ...
+
+    def advance(self, id: int) -> None:
+        """Take the next token of the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +164,8 @@ class Request:
     """Number of the first of the n samples, so that a request can be split or carried on."""
     response_ids: tuple[int, ...] = ()
     """A response to carry on: taken as if sampled already; counted in budgets, token numbers and the rollout."""
+    constraint: Callable[[], Constraint] | None = None
+    """Makes what each sample's answer is held to; its thought is free. Log-probabilities are those that remain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +228,20 @@ class Token:
     sampled: bool
     in_thought: bool
     """False from the first token after the end-of-thought token on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What one sample of a request gained since it was last told of. All arrays have one entry for each new token."""
+
+    sample: int
+    ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    sampled: NDArray[np.bool_]
+    thought_len: int
+    """The first so many belong to the thought, its end token included."""
+    stop: Stop | None
+    """None while the sample goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     _tasks(commands)
     _report(commands)
     _chat(commands)
+    _serve(commands)
     _export(commands)
     _runs(commands)
     _doctor(commands)
@@ -305,6 +306,46 @@ def _chat(commands: _Commands) -> None:
     length.add_argument("--effort", metavar="NAME", help="a budget by its name: none minimal low medium high xhigh max")
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token; otherwise temperature 1")
     parser.add_argument("--system", metavar="TEXT", help="what to tell the model before all else")
+
+
+def _serve(commands: _Commands) -> None:
+    parser = commands.add(
+        "serve",
+        "serve models over HTTP to whatever speaks OpenAI's API, with a thinking budget in every request",
+        "steep serve runs/nano",
+        "steep serve runs/nano smollm2 --port 8080 --thoughts summary",
+        "STEEP_API_KEY=secret steep serve runs/nano --host 0.0.0.0 --allow-host box.lan",
+        usage="steep serve MODEL [MODEL ...] [--host HOST] [--port N] [--thoughts HOW] [...]",
+    )
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL_HELP)
+    parser.add_argument(
+        "--thoughts",
+        choices=("hidden", "summary", "full"),
+        default="full",
+        help="what of a thought leaves the server: nothing, how long it was, or its text (full)",
+    )
+    network = parser.add_argument_group("who may call")
+    network.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
+    network.add_argument("--port", type=_number(0), default=8000, metavar="N", help="8000; 0 takes any that is free")
+    network.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="what callers must know, needed with any other address; better in the environment, as STEEP_API_KEY",
+    )
+    network.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name that the server is called by"
+    )
+    network.add_argument(
+        "--cors", action="append", default=[], metavar="ORIGIN", help="pages of other origins that may call; * for all"
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--rows", type=_number(1), default=64, metavar="N", help="answers that are made together (64)")
+    limits.add_argument("--queue", type=_number(0), default=256, metavar="N", help="answers that may wait (256)")
+    limits.add_argument("--context", type=_number(1), metavar="N", help="tokens of prompt and answer (the model's own)")
+    limits.add_argument("--max-thought", type=_number(0), metavar="N", help="thinking tokens of one answer at most")
+    limits.add_argument(
+        "--drain", type=_number(0), default=30, metavar="SECONDS", help="time to end answers when it is stopped (30)"
+    )
 
 
 def _export(commands: _Commands) -> None:

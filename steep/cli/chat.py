@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import SystemRandom
 from typing import cast
 
-from steep.cli.engine import new_engine, tell_thoughtless
+from steep.cli.engine import LONGEST_CONTEXT, new_engine, tell_thoughtless
 from steep.cli.entry import STOPPED
 from steep.cli.outcome import Outcome, Output
 from steep.engines import LoadedModel, load_model
@@ -23,8 +23,6 @@ with suppress(ImportError):  # arrow keys and history in input(), where Python w
     import readline  # noqa: F401
 
 DEFAULT_EFFORT = "medium"
-LONGEST_CONTEXT = 8192
-"""Of a model that could take more: its cache would fill the memory."""
 HELP = "/budget N   /effort NAME   /new (forget what was said)   /quit   Ctrl-C stops an answer, Ctrl-D leaves"
 
 

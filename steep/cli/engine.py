@@ -10,6 +10,8 @@ from steep.models.transformer import Shape
 CACHE_SHARE = 0.25
 """The part of the free memory that a cache may take."""
 FLOAT_BYTES = 4
+LONGEST_CONTEXT = 8192
+"""Of a model that could take more: its cache would fill the memory."""
 
 
 def new_engine(loaded: LoadedModel, rows: int, context: int) -> NativeEngine:

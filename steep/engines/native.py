@@ -10,7 +10,7 @@ beginning after the prompt, so nothing a user writes can change it.
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -26,10 +26,11 @@ from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
 from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
-from steep.types import Receipt, Request, Rollout, Stop, Token
+from steep.types import Constraint, Progress, Receipt, Request, Rollout, Stop, Token
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PREFILL_TOKENS = 8192  # prompts prefilled together hold at most so many tokens, to bound memory
+Sink = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,22 @@ class Job:
 
     request: Request
     future: "Pending"
-    sink: deque[Token] | None = None
+    sink: Sink | None = None
     started: int = 0
     prefix: Prefix | None = None
     logits_V: Tensor | None = None
+    constraints: dict[int, Constraint] = field(default_factory=dict)
     done: dict[int, Rollout] = field(default_factory=dict)
     cancelled: bool = False
+    ended: set[int] = field(default_factory=set)
+    answer_now: bool = False
 
 
 class Pending(Future[list[Rollout]]):
-    """A future that drives its engine when it is waited for, and whose `cancel` works on running rollouts too."""
+    """A future that drives its engine when it is waited for, and whose `cancel` works on running rollouts too.
+
+    `cancel`, `end` and `answer_now` may be called from any thread and take effect at the engine's next step.
+    """
 
     def __init__(self, engine: "NativeEngine") -> None:
         super().__init__()
@@ -81,6 +88,18 @@ class Pending(Future[list[Rollout]]):
         self._engine.drop(self.job)
         return True
 
+    def end(self, sample: int) -> None:
+        """End one running sample; its rollout is what it has so far, `cancelled`."""
+        assert self.job is not None
+        self.job.ended.add(sample)
+        self._engine.asked = True
+
+    def answer_now(self) -> None:
+        """End the thoughts under way as if their budget were used up, and those not yet begun at once."""
+        assert self.job is not None
+        self.job.answer_now = True
+        self._engine.asked = True
+
 
 class Rows:
     """What the engine knows of each row: one array entry a row, the active rows first."""
@@ -98,11 +117,15 @@ class Rows:
         self.thinking = zeros(np.bool_)
         self.thought_left = zeros(np.int64)  # sampled thought tokens until the interruption
         self.answer_left = zeros(np.int64)
+        self.total = zeros(np.int64)  # response tokens at most, 0 where only the answer has a limit
+        self.must_answer = zeros(np.bool_)
+        self.constrained = zeros(np.bool_)
         self.think_end = np.full(rows, -1, np.int64)  # the end-of-thought token, -1 without a thought section
         self.forcing = np.full(rows, -1, np.int64)  # index of the next closing token, -1 when nothing is forced
         self.thought_len = np.full(rows, -1, np.int64)
         self.stop = zeros(np.int64)  # index into STOPS; 0 while running
-        self.streaming = zeros(np.bool_)
+        self.watched = zeros(np.bool_)
+        self.told = zeros(np.int64)  # response tokens that the job's sink knows of
         self.ids = np.zeros((rows, context), np.int32)
         self.logprobs = np.zeros((rows, context), np.float32)
         self.sampled = np.zeros((rows, context), np.bool_)
@@ -142,27 +165,41 @@ class NativeEngine:
         self.decoder = decoder(self.model, config.rows, config.context, self.dtype)
         self.rows = Rows(config.rows, config.context)
         self.active = 0
+        self.arrived: deque[Job] = deque()  # from any thread, without waiting for a step to end
         self.waiting: deque[Job] = deque()
-        self.dropping = False  # whether a job was cancelled since the last step
+        self.asked = False  # whether something was asked of a job since the last step
         self.lock = threading.RLock()
         self.load_weights(dict(model.named_parameters()), version)
 
     # -- what callers use
 
-    def submit(self, request: Request) -> Pending:
-        return self._submit(request, None).future
+    @property
+    def idle(self) -> bool:
+        return not (self.active or self.waiting or self.arrived)
+
+    def submit(self, request: Request, sink: Sink | None = None) -> Pending:
+        """Queue a request. `sink` is called with what a sample gained, whenever `tell` is and at the sample's end."""
+        return self._submit(request, sink).future
+
+    def tell(self) -> None:
+        """Tell the sinks what is new. Costs the same whether it is called at every step or every tenth."""
+        with self.lock:
+            rows, n = self.rows, self.active
+            for r in np.flatnonzero(rows.watched[:n] & (rows.told[:n] < rows.count[:n])).tolist():
+                self._tell(r)
 
     def stream(self, request: Request) -> Iterator[Token]:
         if request.n != 1:
             raise SteepError(f"a stream has one sample, not {request.n}")
-        sink: deque[Token] = deque()
-        job = self._submit(request, sink)
+        news: deque[Progress] = deque()
+        job = self._submit(request, news.append)
         try:
-            while sink or not job.future.done():
-                if not sink:
+            while news or not job.future.done():
+                if not news:
                     self.step()
-                while sink:
-                    yield sink.popleft()
+                    self.tell()
+                while news:
+                    yield from _tokens(news.popleft())
         finally:
             self.drop(job)
 
@@ -182,14 +219,14 @@ class NativeEngine:
 
     def close(self) -> None:
         with self.lock:
-            for job in {*self.waiting, *(j for j in self.rows.jobs[: self.active] if j)}:
+            for job in {*self.arrived, *self.waiting, *(j for j in self.rows.jobs[: self.active] if j)}:
                 self.drop(job)
             self.step()
 
     def drop(self, job: Job) -> None:
         """End a job, waiting or running, at the next step."""
         job.cancelled = True
-        self.dropping = True
+        self.asked = True
 
     # -- one step
 
@@ -197,12 +234,14 @@ class NativeEngine:
     def step(self) -> None:
         """Start what fits, decode one token in every active row, retire what is done."""
         with self.lock:
-            self._drop_cancelled()
+            while self.arrived:
+                self.waiting.append(self.arrived.popleft())
+            self._obey()
             self._start()
             if self.active:
                 self._decode()
 
-    def _submit(self, request: Request, sink: deque[Token] | None) -> Job:
+    def _submit(self, request: Request, sink: Sink | None) -> Job:
         room = self.config.context - len(request.prompt_ids) - len(request.budget.closing) - request.budget.answer
         if room < 0 or not request.prompt_ids:
             raise SteepError(
@@ -213,21 +252,25 @@ class NativeEngine:
         future = Pending(self)
         job = Job(request, future, sink)
         future.job = job
-        with self.lock:
-            self.waiting.append(job)
+        self.arrived.append(job)
         return job
 
-    def _drop_cancelled(self) -> None:
-        if not self.dropping:
+    def _obey(self) -> None:
+        """Do what was asked of jobs: to be dropped, to end a sample, to answer now."""
+        if not self.asked:
             return
-        self.dropping = False
+        self.asked = False
         for job in [j for j in self.waiting if j.cancelled]:
             self.waiting.remove(job)
             _end_cancelled(job)
         rows = self.rows
-        gone = [r for r in range(self.active) if _job(rows.jobs[r]).cancelled]
-        if gone:
-            rows.stop[gone] = CANCELLED
+        for r in range(self.active):
+            job = _job(rows.jobs[r])
+            if job.cancelled or int(rows.sample[r]) in job.ended:
+                rows.stop[r] = CANCELLED
+            elif job.answer_now and rows.thinking[r] and rows.forcing[r] < 0:
+                rows.forcing[r] = 0
+        if rows.stop[: self.active].any():
             self._retire()
 
     def _start(self) -> None:
@@ -278,12 +321,18 @@ class NativeEngine:
         rows.sampled[r, : len(done)] = True
         rows.versions[r, : len(done)] = self.version
         rows.stop[r] = 0
-        rows.streaming[r] = job.sink is not None
+        rows.watched[r], rows.told[r] = job.sink is not None, len(done)
+        rows.must_answer[r] = budget.must_answer
+        rows.constrained[r] = request.constraint is not None
+        if request.constraint is not None:
+            job.constraints[int(rows.sample[r])] = request.constraint()
         rows.think_end[r] = budget.closing[-1] if budget.closing else -1
         rows.forcing[r] = -1
         rows.thought_len[r] = -1
         rows.thinking[r] = bool(budget.closing)
-        rows.thought_left[r], rows.answer_left[r] = self._thought_limit(request), budget.answer
+        rows.thought_left[r] = 0 if job.answer_now else self._thought_limit(request)
+        rows.total[r] = self._total(request) if budget.total else 0
+        rows.answer_left[r] = rows.total[r] or budget.answer
         if budget.closing:
             ended = np.flatnonzero(done == budget.closing[-1])
             if len(ended):
@@ -298,10 +347,15 @@ class NativeEngine:
         self.active += 1
 
     def _thought_limit(self, request: Request) -> int:
-        """The budget's thought tokens, or fewer where the context would leave no room for the closing and an answer."""
+        """The budget's thought tokens, or fewer where there would be no room left for the closing and an answer."""
         budget = request.budget
-        room = self.config.context - len(request.prompt_ids) - len(budget.closing) - budget.answer
+        room = self._total(request) - len(budget.closing) - budget.answer
         return room if budget.thought is None else min(budget.thought, room)
+
+    def _total(self, request: Request) -> int:
+        """Response tokens at most."""
+        room = self.config.context - len(request.prompt_ids)
+        return room if request.budget.total is None else min(request.budget.total, room)
 
     def _decode(self) -> None:
         rows, n = self.rows, self.active
@@ -313,6 +367,9 @@ class NativeEngine:
     def _draw(self, at: NDArray[np.int64], logits_BV: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The next token of rows `at` and its log-probability."""
         rows = self.rows
+        for i in np.flatnonzero(rows.constrained[at] & ~rows.thinking[at]).tolist():
+            allowed = self._constraint(at[i]).allowed()
+            logits_BV[i, torch.from_numpy(~allowed).to(self.device)] = -torch.inf
         ids, logprobs = draw(
             logits_BV,
             torch.from_numpy(rows.temperature[at]).to(self.device),
@@ -324,6 +381,8 @@ class NativeEngine:
     def _advance(self, first: int, ids: NDArray[np.int64], logprobs: NDArray[np.float32]) -> None:
         """Decide what the next token means for each active row from `first` on."""
         rows, at = self.rows, slice(first, self.active)
+        ended_early = rows.must_answer[at] & rows.thinking[at] & (rows.forcing[at] < 0) & self.ends[ids]
+        rows.forcing[at][ended_early] = 0
         forced = rows.forcing[at] >= 0
         closed = np.zeros(len(ids), np.bool_)  # the thought ends with this token
         for i in np.flatnonzero(forced).tolist():
@@ -349,15 +408,13 @@ class NativeEngine:
         np.copyto(rows.thought_len[at], rows.count[at], where=closed)
         rows.thought_left[at] -= going_on
         rows.forcing[at][going_on & (rows.thought_left[at] <= 0)] = 0
+        np.copyto(rows.answer_left[at], rows.total[at] - rows.count[at], where=closed & (rows.total[at] > 0))
         rows.answer_left[at] -= answering
         rows.stop[at][answering & (rows.answer_left[at] <= 0)] = LENGTH
         rows.stop[at][self.ends[ids] & sampled] = END
 
-        for i in np.flatnonzero(rows.streaming[at]).tolist():
-            sink = _job(rows.jobs[first + i]).sink
-            assert sink is not None
-            flags = {"sampled": bool(sampled[i]), "in_thought": bool(thinking[i])}
-            sink.append(Token(id=int(ids[i]), logprob=float(logprobs[i]), **flags))
+        for i in np.flatnonzero(rows.constrained[at] & answering).tolist():
+            self._constraint(first + i).advance(int(ids[i]))
         if rows.stop[at].any():
             self._retire()
 
@@ -381,6 +438,8 @@ class NativeEngine:
         rows, n = self.rows, int(self.rows.count[r])
         stop = STOPS[rows.stop[r]]
         assert stop is not None
+        if rows.watched[r]:
+            self._tell(r, stop)
         sample, ended = int(rows.sample[r]), int(rows.thought_len[r])
         thought_len = 0 if not job.request.budget.closing else ended if ended >= 0 else None
         job.done[sample] = Rollout(
@@ -397,6 +456,32 @@ class NativeEngine:
         )
         if len(job.done) == job.request.n:
             job.future.set_result([job.done[s] for s in sorted(job.done)])
+
+    def _tell(self, r: int, stop: Stop | None = None) -> None:
+        rows, job = self.rows, _job(self.rows.jobs[r])
+        since, until = int(rows.told[r]), int(rows.count[r])
+        rows.told[r] = until
+        thought = until if rows.thinking[r] else max(int(rows.thought_len[r]), 0)
+        assert job.sink is not None
+        job.sink(
+            Progress(
+                sample=int(rows.sample[r]),
+                ids=rows.ids[r, since:until].copy(),
+                logprobs=rows.logprobs[r, since:until].copy(),
+                sampled=rows.sampled[r, since:until].copy(),
+                thought_len=min(max(thought - since, 0), until - since),
+                stop=stop,
+            )
+        )
+
+    def _constraint(self, r: int) -> Constraint:
+        return _job(self.rows.jobs[r]).constraints[int(self.rows.sample[r])]
+
+
+def _tokens(progress: Progress) -> Iterator[Token]:
+    columns = (progress.ids.tolist(), progress.logprobs.tolist(), progress.sampled.tolist())
+    for i, (id, logprob, sampled) in enumerate(zip(*columns, strict=True)):
+        yield Token(id=id, logprob=logprob, sampled=sampled, in_thought=i < progress.thought_len)
 
 
 def _job(job: Job | None) -> Job:

@@ -1,1 +1,1 @@
-"""What a browser or another program is told: the page of runs and its JSON."""
+"""What a browser or another program is told: the page of runs and its JSON, and models behind an API."""

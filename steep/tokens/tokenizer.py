@@ -174,9 +174,14 @@ class StreamDecoder:
         self._control = control
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, id: int) -> str:
-        """The text that this id completes: empty while a character lacks bytes."""
-        return self._utf8.decode(self._tokenizer.token_bytes(id, self._control))
+    def push(self, *ids: int) -> str:
+        """The text that these ids complete: empty while a character lacks bytes."""
+        return self._utf8.decode(b"".join(self._tokenizer.token_bytes(id, self._control) for id in ids))
+
+    @property
+    def within_character(self) -> bool:
+        """Whether bytes of a character that is not whole yet were pushed."""
+        return bool(self._utf8.getstate()[0])
 
     def flush(self) -> str:
         """U+FFFD if the stream ended within a character, else nothing. The decoder may then be used again."""

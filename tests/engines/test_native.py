@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from steep.engines import NativeConfig, NativeEngine
 from steep.engines.sampling import draw, streams, uniforms
@@ -13,7 +14,7 @@ from steep.errors import SteepError
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.models.weights import digest
-from steep.types import Budget, Request, Rollout, Sampling
+from steep.types import Budget, Progress, Request, Rollout, Sampling
 
 THINK_END, END = 1, 2
 CONFIG = ModelConfig(
@@ -208,6 +209,110 @@ def test_a_stream_gives_the_tokens_of_the_rollout():
     assert sum(t.in_thought for t in tokens) == rollout.thought_len
     with pytest.raises(SteepError, match="one sample"):
         next(engine().stream(request(n=2)))
+
+
+def test_a_sink_is_told_what_each_sample_gained():
+    """However seldom the engine is asked to tell, the parts of a sample are its rollout."""
+    asked = request(seed=8, thought=6, n=3)
+    rollouts = engine().submit(asked).result()
+    for every in (1, 4, 1000):
+        told: list[Progress] = []
+        sampler = engine()
+        pending = sampler.submit(asked, told.append)
+        for step in range(1000):
+            if pending.done():
+                break
+            sampler.step()
+            if step % every == 0:
+                sampler.tell()
+        assert sampler.idle
+        for rollout in rollouts:
+            parts = [progress for progress in told if progress.sample == rollout.sample]
+            assert np.concatenate([p.ids for p in parts]).tolist() == rollout.ids.tolist()
+            assert np.concatenate([p.logprobs for p in parts]).tolist() == rollout.logprobs.tolist()
+            assert np.concatenate([p.sampled for p in parts]).tolist() == rollout.sampled.tolist()
+            assert sum(p.thought_len for p in parts) == (rollout.thought_len or len(rollout.ids))
+            assert [p.stop for p in parts] == [None] * (len(parts) - 1) + [rollout.stop]
+
+
+def test_a_total_limits_thought_and_answer_together():
+    for seed in range(10):
+        limits = Budget(thought=20, answer=5, closing=(7, 9, THINK_END), total=30, must_answer=True)
+        (rollout,) = engine(end=23).submit(Request(prompt_ids=(3, 4), budget=limits, seed=seed)).result()
+        assert len(rollout.ids) == 30 or rollout.stop == "end"
+        assert rollout.thought_len is not None
+        assert rollout.thought_tokens <= 20
+    bare = Budget(thought=0, answer=5, closing=(), total=9)
+    (rollout,) = engine(end=23).submit(Request(prompt_ids=(3, 4), budget=bare, seed=2)).result()
+    assert len(rollout.ids) == 9 or rollout.stop == "end"
+
+
+def test_an_end_token_in_the_thought_can_be_made_to_end_the_thought_alone():
+    early = 0
+    for seed in range(40):
+        (before,) = engine().submit(request(seed=seed)).result()
+        insists = replace(budget(20), must_answer=True)
+        (rollout,) = engine().submit(Request(prompt_ids=(3, 4, 5), budget=insists, seed=seed)).result()
+        assert rollout.thought_len is not None
+        assert len(rollout.ids) > rollout.thought_len
+        if before.thought_len is not None:
+            assert same(rollout, before)
+        else:
+            early += 1
+            at = len(before.ids) - 1
+            assert rollout.ids[: at + 3].tolist() == [*before.ids[:at].tolist(), 7, 9, THINK_END]
+            assert not rollout.sampled[at : at + 3].any()
+    assert early > 0
+
+
+def test_a_thought_under_way_or_not_begun_can_be_told_to_answer():
+    one = engine(rows=1, end=23)
+    running, waiting = (one.submit(request(thought=90, seed=seed)) for seed in (3, 4))
+    one.step()
+    for pending in (running, waiting):
+        pending.answer_now()
+    (first,), (second,) = running.result(), waiting.result()
+    assert first.interrupted
+    assert second.interrupted
+    assert first.thought_tokens == 2
+    assert second.thought_tokens == 0
+
+
+def test_one_sample_can_be_ended():
+    sampler = engine(end=23)
+    pending = sampler.submit(request(thought=50, n=3, seed=5))
+    sampler.step()
+    pending.end(1)
+    rollouts = pending.result()
+    assert [r.stop == "cancelled" for r in rollouts] == [False, True, False]
+    assert len(rollouts[1].ids) == 2
+
+
+class Countdown:
+    """Allows 12, then 11, then 10, and then the end."""
+
+    def __init__(self) -> None:
+        self.next = 12
+
+    def allowed(self) -> NDArray[np.bool_]:
+        return np.arange(CONFIG.vocab_size) == (self.next if self.next >= 10 else END)
+
+    def advance(self, id: int) -> None:
+        assert id == self.next or id == END
+        self.next -= 1
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_a_constraint_holds_each_answer_and_no_thought(top_p: float):
+    sampling = Sampling(top_p=top_p)
+    asked = request(thought=4, n=3, seed=6, sampling=sampling, constraint=Countdown)
+    free = engine().submit(replace(asked, constraint=None)).result()
+    for rollout, unheld in zip(engine(rows=2).submit(asked).result(), free, strict=True):
+        if rollout.thought_len is None:
+            continue
+        assert rollout.ids[: rollout.thought_len].tolist() == unheld.ids[: rollout.thought_len].tolist()
+        assert rollout.ids[rollout.thought_len :].tolist() == [12, 11, 10, END]
+        np.testing.assert_allclose(rollout.logprobs[rollout.thought_len :], 0.0, atol=1e-6)
 
 
 def test_closing_a_stream_frees_its_row():

@@ -1,9 +1,10 @@
-"""Run directories as a recipe leaves them, for the page to show."""
+"""Run directories as a recipe leaves them, for the page to show, and servers of tiny models."""
 
 import pytest
 
 from steep.runs import Run
 from tests.evals.conftest import evaluated, new_run, reinforced, supervised, template
+from tests.server.serving import serving
 
 __all__ = ["template"]
 
@@ -24,3 +25,17 @@ def root(tmp_path_factory, template):
         supervised(run, "pretrain", 5, template)
     reinforced(new_run(root / "young"), template, steps=3, finish=False)
     return root
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Of a model whose answers end anywhere."""
+    with serving() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def endless():
+    """Of a model whose answers are ended by limits alone."""
+    with serving(endless=True) as client:
+        yield client

@@ -1,0 +1,67 @@
+"""`steep serve`: models behind an API that OpenAI's clients speak."""
+
+import argparse
+import ipaddress
+import os
+import socket
+
+from steep.cli.engine import LONGEST_CONTEXT, new_engine
+from steep.cli.outcome import Outcome, Output
+from steep.engines import LoadedModel, load_model
+from steep.errors import SteepError
+
+try:
+    from steep.server.app import create_app
+    from steep.server.config import ServerConfig
+    from steep.server.model import ServedModel
+    from steep.server.run import run as run_server
+except ImportError as error:
+    raise SteepError(f"serving needs {error.name}, which is not installed", "pip install 'steep[serve]'") from error
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    api_key = args.api_key or os.environ.get("STEEP_API_KEY") or None
+    if api_key is None and not is_loopback(args.host):
+        raise SteepError(
+            f"anyone who reaches {args.host} could use the models",
+            "set STEEP_API_KEY to a secret of your choice, or stay on 127.0.0.1",
+        )
+    config = ServerConfig(
+        thoughts=args.thoughts,
+        api_key=api_key,
+        cors=tuple(args.cors),
+        hosts=tuple(name.lower() for name in ("localhost", args.host, *args.allow_host)),
+        max_thought=args.max_thought,
+        queue=args.queue,
+        drain_s=args.drain,
+    )
+    listener = listen(args.host, args.port)
+    models = [served(load_model(name), args) for name in args.models]
+    app = create_app(models, config)
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    url = f"http://{host}:{listener.getsockname()[1]}/v1"
+    Output(stderr=True).say(f"serving {', '.join(model.name for model in models)} at {url}; Ctrl-C stops")
+    run_server(app, listener)
+    return Outcome(value={"url": url})
+
+
+def served(loaded: LoadedModel, args: argparse.Namespace) -> ServedModel:
+    longest = loaded.model.config.max_positions
+    if args.context is not None and args.context > longest:
+        raise SteepError(f"the context of {loaded.name} is {longest} tokens", f"choose --context {longest} or less")
+    return ServedModel(loaded, new_engine(loaded, args.rows, args.context or min(longest, LONGEST_CONTEXT)))
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Before models are loaded, so that a port that is taken is told at once."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise SteepError(f"{host}:{port} cannot be listened on: {error}", "choose another --port or --host") from error

@@ -1,0 +1,89 @@
+"""The application: routes, and how errors are told. It can be mounted in another."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+import steep
+from steep.server.chat import chat_routes
+from steep.server.config import ServerConfig
+from steep.server.errors import ApiError, invalid
+from steep.server.guard import Guard
+from steep.server.model import ServedModel
+from steep.server.responses import response_routes
+from steep.server.service import Service
+
+
+def create_app(models: Sequence[ServedModel], config: ServerConfig) -> FastAPI:
+    """`app.state.service` is what holds the models; close it when the application has ended."""
+    service = Service(models, config)
+    app = FastAPI(title="steep", version=steep.__version__, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.include_router(chat_routes(service))
+    app.include_router(response_routes(service))
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [describe(model, config) for model in service.models.values()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def get_model(name: str) -> dict[str, Any]:
+        return describe(service.model(name), config)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        failed = [name for name, model in service.models.items() if model.driver.failed]
+        status = "failed" if failed else "draining" if service.draining else "ok"
+        return JSONResponse({"status": status}, 200 if status == "ok" else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(service.metrics.text(service.models.values()), media_type="text/plain; version=0.0.4")
+
+    @app.exception_handler(ApiError)
+    async def told(request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def not_understood(request: Request, error: RequestValidationError) -> Response:
+        return invalid(error).response()
+
+    @app.exception_handler(HTTPException)
+    async def not_found(request: Request, error: HTTPException) -> Response:
+        return ApiError(error.status_code, str(error.detail)).response(error.headers)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        return ApiError(500, "something went wrong in the server; its log says what").response()
+
+    app.add_middleware(Guard, config=config, count=service.metrics.count_request)
+    if config.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.cors,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type"],
+        )
+    return app
+
+
+def describe(model: ServedModel, config: ServerConfig) -> dict[str, Any]:
+    template = model.template
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "steep",
+        "context": model.context,
+        "thinks": template.think_close_id is not None,
+        "efforts": dict(template.config.efforts),
+        "default_effort": model.default_effort,
+        "max_thought": config.max_thought,
+        "answer": template.config.answer,
+        "thoughts": config.thoughts,
+    }

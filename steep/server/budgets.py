@@ -1,0 +1,54 @@
+"""From what a request asks for to a budget that will be kept, or a refusal.
+
+The tokens of a response are the thought, its closing (phrase and end-of-thought token) and the answer; a request limits
+their sum. What is kept for the answer is the model's own answer limit, or half of the sum where that is less.
+"""
+
+from dataclasses import replace
+
+from steep.server.errors import refused
+from steep.server.model import ServedModel
+from steep.types import Budget
+
+
+def budget_for(
+    model: ServedModel,
+    prompt_tokens: int,
+    effort: str | None,
+    thought: int | None,
+    total: int | None,
+    longest_thought: int | None = None,
+) -> Budget:
+    """`effort` by name, `thought` and `total` in tokens, each None if the request does not say."""
+    template = model.template
+    efforts = template.config.efforts
+    if effort is not None and effort not in efforts and not (effort == "none" and template.think_close_id is None):
+        raise refused(f"the model has no effort {effort!r}; its efforts are {', '.join(efforts)}", "reasoning_effort")
+    if template.think_close_id is None and (thought or (effort is not None and efforts.get(effort) != 0)):
+        raise refused(f"{model.name} has no thought section: it answers at once", "reasoning_effort")
+    if thought is not None and longest_thought is not None and thought > longest_thought:
+        raise refused(f"{thought} thinking tokens are more than this server's limit of {longest_thought}")
+
+    closing, at_once = template.budget(thought=1).closing, template.budget(thought=0)
+    room = model.context - prompt_tokens
+    if room <= len(at_once.closing):
+        raise refused(
+            f"a prompt of {prompt_tokens} tokens leaves no room for an answer in a context of {model.context}",
+            code="context_length_exceeded",
+        )
+    most = room if total is None else min(total, room)
+    if thought is not None and thought > 0 and thought + len(closing) + 1 > most:
+        raise refused(
+            f"{thought} thinking tokens, {len(closing)} that end the thought and an answer do not fit "
+            + (f"{total} tokens" if total is not None and total <= room else f"the {room} that the prompt leaves")
+        )
+    named = effort or (model.default_effort if thought is None else None)
+    kept = min(template.config.answer, (most + 1) // 2)
+    limits = [thought, efforts.get(named) if named else None, longest_thought]
+    if thought is None:
+        limits.append(max(most - kept - len(closing), 0))
+    shortest = min(limit for limit in limits if limit is not None)
+    if not shortest or template.think_close_id is None:
+        return replace(at_once, answer=min(total or at_once.answer, room - len(at_once.closing)))
+    kept = min(kept, most - shortest - len(closing))
+    return replace(template.budget(shortest, kept), total=total, must_answer=True)

@@ -1,0 +1,34 @@
+"""What a server lets in, shows and bears."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Thoughts = Literal["hidden", "summary", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    thoughts: Thoughts = "full"
+    """What of a thought leaves the server: nothing, how long it was, or its text."""
+    api_key: str | None = None
+    """What every request but `GET /health` must bring as `Authorization: Bearer`; None: nothing."""
+    cors: tuple[str, ...] = ()
+    """Origins whose pages may call, besides the server's own; `*` for all."""
+    hosts: tuple[str, ...] = ("localhost",)
+    """Names by which the server may be called; addresses always may, for a page cannot rebind these."""
+    max_thought: int | None = None
+    """Thinking tokens of one answer at most; None leaves the context as the only limit."""
+    max_answers: int = 16
+    """`n` at most."""
+    max_messages: int = 1000
+    max_body_bytes: int = 4 << 20
+    queue: int = 256
+    """Answers that may wait for a free row of their engine; more are refused with 429."""
+    stored: int = 500
+    """Responses kept for `previous_response_id` and `GET`; the oldest go first."""
+    headers_s: float = 10.0
+    """Within this time the head of a request must be there,"""
+    body_s: float = 30.0
+    """and within this its body."""
+    drain_s: float = 30.0
+    """After SIGTERM, how long answers under way may go on."""

@@ -1,0 +1,85 @@
+"""The one thread that drives an engine, and brings what is new to the event loop.
+
+    event loop:  submit ─────► engine.arrived            take(progress) ◄──┐
+    thread:                    step, step, step ... tell ─► one batch of news for all streams
+
+What a stream costs in Python it costs per batch, not per token. So batches are the rarer the more rows are active, and
+none is made before the loop has taken the last one; only the end of a sample travels at once.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from steep.engines import NativeEngine
+from steep.engines.native import Pending
+from steep.types import Progress, Request
+
+TELL_S, TELL_ROW_S = 0.02, 0.001
+"""Time between two batches: at least the first, and the second for each active row (a chunk costs about 40 us)."""
+Take = Callable[[Progress], None]
+log = logging.getLogger("steep.server")
+
+
+class Driver:
+    def __init__(self, engine: NativeEngine) -> None:
+        self.engine = engine
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called in the event loop if the engine fails."""
+        self.failed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: list[tuple[Take, Progress]] = []
+        self._taken = True  # the loop has taken the last batch
+        self._closed = False
+        self._work = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, take: Take) -> Pending:
+        """Queue a request; `take` is called in the running event loop with what its samples gained."""
+        self._loop = asyncio.get_running_loop()
+        pending = self.engine.submit(request, lambda progress: self._news.append((take, progress)))
+        self._work.set()
+        return pending
+
+    def close(self) -> None:
+        self._closed = True
+        self._work.set()
+        self._thread.join()
+        self.engine.close()
+
+    def _run(self) -> None:
+        try:
+            due = 0.0
+            while not self._closed:
+                if self.engine.idle:
+                    self._work.wait()
+                    self._work.clear()
+                self.engine.step()
+                now = time.monotonic()
+                if self._taken and now >= due:
+                    due = now + max(TELL_S, TELL_ROW_S * self.engine.active)
+                    self.engine.tell()
+                if self._news:
+                    self._bring()
+        except Exception:
+            log.exception("the engine failed")
+            self.failed = True
+            self._call(self.on_failure)
+
+    def _bring(self) -> None:
+        news, self._news = self._news, []
+        self._taken = False
+        self._call(partial(self._deliver, news))
+
+    def _deliver(self, news: list[tuple[Take, Progress]]) -> None:
+        for take, progress in news:
+            take(progress)
+        self._taken = True
+
+    def _call(self, function: Callable[[], None]) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(function)

@@ -1,0 +1,130 @@
+"""What both APIs take. A field that is not known is refused, and so is a value that would have to be ignored."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from steep.server.errors import refused
+from steep.types import Sampling
+
+T = TypeVar("T")
+EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Tokens = Annotated[int, Field(ge=0, le=1 << 31)]
+SomeTokens = Annotated[int, Field(ge=1, le=1 << 31)]
+COLDEST = 1e-4  # below it a temperature is 0: logits divided by it would leave the range of a float
+
+
+def only(*values: Any) -> AfterValidator:
+    """A field that is there for the sake of clients that send it, with what it may say."""
+
+    def check(value: Any) -> Any:
+        if value not in values:
+            raise ValueError(f"nothing but {' or '.join(repr(v) for v in values)} is supported")
+        return value
+
+    return AfterValidator(check)
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Thinking(Model):
+    """Anthropic's way to say it."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Tokens | None = None
+
+
+class Reasoning(Model):
+    effort: EffortName | None = None
+    max_tokens: Tokens | None = None
+
+
+class Text(Model):
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+    annotations: Annotated[Any, only(None, [])] = None
+    logprobs: Any = None
+
+
+class Asked(Model):
+    model: str
+    stream: bool | None = False
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    reasoning_effort: EffortName | None = None
+    thinking_token_budget: Tokens | None = None
+    thinking_budget_tokens: Tokens | None = None
+    thinking: Thinking | None = None
+    reasoning: Reasoning | None = None
+
+    # without effect on the answer
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: Annotated[str | None, only(None, "auto", "default")] = None
+    store: bool | None = None
+
+    tools: Annotated[Any, only(None, [])] = None
+    tool_choice: Annotated[Any, only(None, "auto", "none")] = None
+    top_logprobs: Annotated[Any, only(None, 0)] = None
+
+    @property
+    def sampling(self) -> Sampling:
+        temperature = 1.0 if self.temperature is None else self.temperature
+        top_p = 1.0 if self.top_p is None else self.top_p
+        return Sampling(temperature=0.0 if temperature < COLDEST else temperature, top_p=top_p)
+
+    @property
+    def effort(self) -> EffortName | None:
+        named = self.reasoning.effort if self.reasoning is not None else None
+        return agreed({"reasoning_effort": self.reasoning_effort, "reasoning.effort": named})
+
+    @property
+    def thought(self) -> int | None:
+        """Thinking tokens, if the request says how many, under any of the names that are in use."""
+        says: dict[str, int | None] = {
+            "thinking_token_budget": self.thinking_token_budget,
+            "thinking_budget_tokens": self.thinking_budget_tokens,
+        }
+        if self.thinking is not None:
+            says["thinking"] = 0 if self.thinking.type == "disabled" else self.thinking.budget_tokens
+            if self.thinking.type == "enabled" and self.thinking.budget_tokens is None:
+                raise refused("thinking that is enabled needs its budget_tokens", "thinking.budget_tokens")
+        if self.reasoning is not None:
+            says["reasoning.max_tokens"] = self.reasoning.max_tokens
+        return agreed(says)
+
+
+FormatName = Literal["text", "json_object", "json_schema"]
+
+
+def schema_of(kind: FormatName, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The JSON schema that an answer in a format must keep; None for free text."""
+    match kind, schema:
+        case "json_schema", None:
+            raise refused("the format json_schema needs a schema", "response_format")
+        case "json_schema", schema:
+            return schema
+        case "json_object", _:
+            return {"type": "object"}
+        case _:
+            return None
+
+
+def agreed(says: dict[str, T | None]) -> T | None:
+    """The one value that fields of the same meaning have."""
+    said = {name: value for name, value in says.items() if value is not None}
+    if len(set(said.values())) > 1:
+        raise refused(f"{' and '.join(said)} do not agree", next(iter(said)))
+    return next(iter(said.values()), None)
+
+
+def joined(content: str | list[Text] | None) -> str:
+    if isinstance(content, list):
+        return "".join(part.text for part in content)
+    return content or ""

@@ -1,0 +1,29 @@
+"""A model that is served: its weights in an engine, and the thread that drives it."""
+
+import time
+
+from steep.engines import LoadedModel, NativeEngine
+from steep.server.driver import Driver
+from steep.server.grammar import Grammars
+
+
+class ServedModel:
+    def __init__(self, loaded: LoadedModel, engine: NativeEngine) -> None:
+        self.name, self.template = loaded.name, loaded.template
+        self.created = int(time.time())
+        self.rows, self.context = engine.config.rows, engine.config.context
+        self.vocab_size = loaded.model.config.vocab_size
+        self.driver = Driver(engine)
+        self.grammars = Grammars(loaded)
+        self.answers = 0
+        """Under way or waiting."""
+
+    @property
+    def default_effort(self) -> str | None:
+        efforts = self.template.config.efforts
+        if self.template.think_close_id is None:
+            return "none" if "none" in efforts else None
+        return "medium" if "medium" in efforts else None
+
+    def close(self) -> None:
+        self.driver.close()

@@ -1,0 +1,127 @@
+"""What all requests share: the models, and the responses under way."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from random import SystemRandom
+from typing import Any
+
+from fastapi import Request as HttpRequest
+
+from steep.errors import SteepError
+from steep.server.budgets import budget_for
+from steep.server.config import ServerConfig
+from steep.server.errors import ApiError, refused
+from steep.server.fields import Asked
+from steep.server.generation import Generation, Wanted
+from steep.server.grammar import Schema
+from steep.server.metrics import Metrics
+from steep.server.model import ServedModel
+from steep.types import Constraint, Message, Request
+
+
+class Service:
+    def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
+        self.config = config
+        self.models = {model.name: model for model in models}
+        if len(self.models) < len(models):
+            names = ", ".join(model.name for model in models)
+            raise SteepError(f"two models have the same name: {names}", "serve one of them from another directory")
+        self.live: set[Generation] = set()
+        self.metrics = Metrics()
+        self.draining = False
+        self._watchers: set[asyncio.Task[None]] = set()
+        for model in models:
+            model.driver.on_failure = partial(self._fail, model.name)
+
+    def model(self, name: str) -> ServedModel:
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise ApiError(404, f"there is no model {name!r} here, but {known}", "model", "model_not_found")
+        return self.models[name]
+
+    async def begin(
+        self,
+        http: HttpRequest,
+        asked: Asked,
+        messages: Sequence[Message],
+        *,
+        wanted: Wanted,
+        total: int | None,
+        n: int = 1,
+        schema: dict[str, Any] | None = None,
+    ) -> Generation:
+        """Start to answer. When the client goes, the response is cancelled."""
+        model = self.model(asked.model)
+        self._admit(model, n)
+        model.answers += n  # before anything is waited for
+        try:
+            request = await self._request(model, asked, messages, total, n, schema)
+            generation = Generation(model.name, model.template, request, wanted)
+            generation.pending = model.driver.submit(request, generation.take)
+        except BaseException:
+            model.answers -= n
+            raise
+        self.live.add(generation)
+        generation.on_done = self._done
+        if model.driver.failed:  # while the prompt was rendered
+            self._fail(model.name)
+        watcher = asyncio.create_task(_cancel_when_gone(http, generation))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        return generation
+
+    def close(self) -> None:
+        for model in self.models.values():
+            model.close()
+
+    def _admit(self, model: ServedModel, n: int) -> None:
+        if self.draining:
+            raise ApiError(503, "the server is shutting down", code="shutting_down")
+        if model.driver.failed:
+            raise ApiError(500, f"the engine of {model.name} has failed: the server must be started anew")
+        if n > self.config.max_answers:
+            raise refused(f"n = {n} is more than this server's limit of {self.config.max_answers}", "n")
+        if model.answers + n > model.rows + self.config.queue:
+            raise ApiError(429, "too many answers are waiting: try again", code="queue_full")
+
+    async def _request(
+        self,
+        model: ServedModel,
+        asked: Asked,
+        messages: Sequence[Message],
+        total: int | None,
+        n: int,
+        schema: dict[str, Any] | None,
+    ) -> Request:
+        if len(messages) > self.config.max_messages:
+            raise refused(f"{len(messages)} messages are more than the limit of {self.config.max_messages}", "messages")
+        effort, thought = asked.effort, asked.thought
+        prompt_ids = await asyncio.to_thread(model.template.render, messages)
+        budget = budget_for(model, len(prompt_ids), effort, thought, total, self.config.max_thought)
+        constraint = None
+        if schema is not None:
+            matcher = await asyncio.to_thread(model.grammars.matcher, schema)
+
+            def constraint() -> Constraint:
+                return Schema(matcher, model.vocab_size)
+
+        seed = SystemRandom().getrandbits(63) if asked.seed is None else asked.seed
+        return Request(
+            prompt_ids=prompt_ids, budget=budget, n=n, sampling=asked.sampling, seed=seed, constraint=constraint
+        )
+
+    def _done(self, generation: Generation) -> None:
+        self.live.discard(generation)
+        self.models[generation.model].answers -= len(generation.samples)
+        self.metrics.count(generation)
+
+    def _fail(self, name: str) -> None:
+        for generation in [g for g in self.live if g.model == name]:
+            generation.fail("the engine failed")
+
+
+async def _cancel_when_gone(http: HttpRequest, generation: Generation) -> None:
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+    generation.cancel()

@@ -1,0 +1,191 @@
+"""Who may call, how much, how fast, and what becomes of a server that is asked too much or told to stop."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from steep.engines import save_model
+from steep.errors import SteepError
+from tests.server.serving import serving, tiny
+
+
+def test_a_key_guards_every_route_but_health():
+    with serving(api_key="kéy") as client:
+        routes = [("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("POST", "/v1/responses")]
+        for method, path in [*routes, ("GET", "/v1/responses/x"), ("GET", "/nothing")]:
+            for given in ({}, {"authorization": "Bearer no"}, {"authorization": "kéy".encode()}):
+                assert client.call(method, path, headers=given)[0] == 401
+        assert client.get("/health") == (200, {"status": "ok"})
+        assert client.get("/v1/models", headers={"authorization": "Bearer kéy".encode()})[0] == 200
+
+
+def test_only_own_names_and_pages_are_served(server):
+    own = {"localhost:1": 200, "127.0.0.1": 200, "[::1]:80": 200}
+    for host, status in (own | {"evil.example": 400, "localhost.evil": 400, "[": 400, "": 400}).items():
+        assert server.call("GET", "/health", headers={"host": host})[0] == status
+    for origin, status in {"http://evil.example": 403, "null": 403, "http://127.0.0.1:9": 403}.items():
+        assert server.call("GET", "/health", headers={"origin": origin})[0] == status
+    same = {"origin": "http://localhost:9", "host": "localhost:9"}
+    assert server.call("GET", "/health", headers=same)[0] == 200
+    assert "access-control-allow-origin" not in server.headers
+
+
+def test_pages_of_other_origins_may_call_if_told():
+    page = {"origin": "https://page.example"}
+    with serving(cors=("https://page.example",), api_key="key") as client:
+        assert client.call("GET", "/health", headers=page)[0] == 200
+        assert client.headers["access-control-allow-origin"] == "https://page.example"
+        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        assert client.call("OPTIONS", "/v1/responses", headers=page | asks)[0] == 200
+        assert client.call("GET", "/health", headers={"origin": "https://other.example"})[0] == 403
+
+
+def test_bodies_have_a_limit_whether_or_not_they_say_their_length():
+    with serving(max_body_bytes=1000) as client:
+        assert client.call("POST", "/v1/responses", b"x" * 1001)[0] == 413
+        with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
+            head = b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            connection.sendall(head + b"400\r\n" + b"x" * 1024 + b"\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"GET /health HTTP/1.1\r\nHost: loc", b""),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea", b""),
+        (b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", b"HTTP/1.1 408"),
+    ],
+)
+def test_requests_that_do_not_arrive_are_given_up(sent, answer):
+    with serving(headers_s=0.3, body_s=0.3) as client:
+        with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
+            connection.sendall(sent)
+            parts = []
+            while part := connection.recv(4096):
+                parts.append(part)
+        said = b"".join(parts)
+        assert said.startswith(b"HTTP/1.1 200" if sent.count(b"GET") == 2 else answer)
+        assert client.get("/health")[0] == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_a_client_that_goes_frees_its_rows(stream, path):
+    with serving(endless=True, context=4096, rows=2) as client:
+        many = {"n": 16} if "chat" in path else {}
+        messages = {"messages": [{"role": "user", "content": "x"}]} if "chat" in path else {"input": "x"}
+        body = {"model": "tiny", "stream": stream, "reasoning_effort": "max"} | messages | many
+        connection = client.begin(path, body)
+        client.wait(lambda: client.model.driver.engine.active)
+        connection.close()
+        assert client.wait(lambda: client.model.driver.engine.idle) < 1.0
+        assert client.model.answers == 0
+        assert not client.service.live
+
+
+def test_a_full_queue_is_told():
+    with serving(endless=True, context=4096, rows=1, queue=1) as client:
+        body = client.chat_body(n=2, reasoning_effort="max")
+        connection = client.begin("/v1/chat/completions", body)
+        client.wait(lambda: client.model.answers == 2)
+        status, answer = client.post("/v1/chat/completions", client.chat_body())
+        assert (status, answer["error"]["code"]) == (429, "queue_full")
+        assert client.headers["retry-after"] == "1"
+        connection.close()
+        client.wait(lambda: client.model.answers == 0)
+        assert client.chat(reasoning_effort="none")["object"] == "chat.completion"
+
+
+def test_messages_and_thoughts_have_limits():
+    with serving(max_messages=2, max_thought=20, endless=True) as client:
+        many = [{"role": "user", "content": "x"}] * 3
+        assert client.post("/v1/chat/completions", client.chat_body(messages=many))[0] == 400
+        assert client.post("/v1/chat/completions", client.chat_body(thinking_token_budget=21))[0] == 400
+        used = client.chat(reasoning_effort="max")["usage"]
+        assert used["completion_tokens_details"]["reasoning_tokens"] == 20
+
+
+def test_what_is_under_way_is_ended_and_nothing_new_begun_while_draining():
+    with serving(endless=True, context=4096, rows=1) as client:
+        stream = client.begin("/v1/chat/completions", client.chat_body(n=2, stream=True, max_tokens=2000))
+        client.wait(lambda: client.service.live)
+        client.server.handle_exit(signal.SIGTERM, None)
+        assert client.get("/health") == (503, {"status": "draining"})
+        status, answer = client.post("/v1/chat/completions", client.chat_body())
+        assert (status, answer["error"]["code"]) == (503, "shutting_down")
+        assert client.headers["retry-after"] == "1"
+        said = b""
+        while part := stream.recv(1 << 16):
+            said += part
+        assert b"data: [DONE]" in said
+        assert said.count(b'"finish_reason":"length"') == 2
+        client.wait(lambda: client.server.should_exit)
+        stream.close()
+
+
+def test_an_engine_that_fails_is_told_and_nobody_waits_for_ever(caplog):
+    with serving(endless=True, context=4096) as client:
+        answers = []
+        asking = threading.Thread(target=lambda: answers.append(client.post("/v1/chat/completions", body)))
+        body = client.chat_body(reasoning_effort="max", n=8)
+        client.model.driver.engine.decoder.step = None
+        asking.start()
+        asking.join(timeout=20)
+        ((status, answer),) = answers
+        assert (status, answer["error"]["type"]) == (500, "server_error")
+        assert client.get("/health") == (503, {"status": "failed"})
+        assert client.post("/v1/chat/completions", client.chat_body())[0] == 500
+    assert "the engine failed" in caplog.text
+
+
+def test_models_and_metrics(server):
+    (model,) = server.get("/v1/models")[1]["data"]
+    assert model == server.get("/v1/models/tiny")[1]
+    assert (model["id"], model["context"], model["answer"]) == ("tiny", 1024, 24)
+    assert model["efforts"]["low"] == 32
+    assert model["default_effort"] == "medium"
+    before = server.model.driver.engine
+    used = server.chat()["usage"]
+    assert before.idle
+    text = server.call("GET", "/metrics")[1].decode()
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert int(values['steep_tokens_total{model="tiny",kind="completion"}']) >= used["completion_tokens"]
+    assert int(values['steep_requests_total{route="/v1/chat/completions",status="200"}']) >= 1
+    assert values['steep_rows{model="tiny"}'] == "8"
+
+
+# The command
+
+
+def test_another_address_needs_a_key(monkeypatch):
+    from steep.cli.arguments import parse
+    from steep.cli.serve import run
+
+    monkeypatch.delenv("STEEP_API_KEY", raising=False)
+    with pytest.raises(SteepError, match=r"anyone who reaches 0\.0\.0\.0"):
+        run(parse(["serve", "nowhere", "--host", "0.0.0.0"]))
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SteepError, match="cannot be listened on"):
+        run(parse(["serve", "nowhere", "--port", str(taken.getsockname()[1])]))
+
+
+def test_the_command_serves_until_it_is_stopped(tmp_path):
+    loaded = tiny(endless=True)
+    save_model(tmp_path, loaded.model, loaded.template)
+    command = [sys.executable, "-m", "steep.cli", "serve", str(tmp_path), "--port", "0", "--rows", "2", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    line = process.stderr.readline()
+    assert line.startswith(f"serving {tmp_path.name} at http://127.0.0.1:"), line + process.stderr.read()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out)["url"] in line
