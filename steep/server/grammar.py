@@ -12,7 +12,7 @@ from steep.types import Constraint
 try:
     import llguidance
 except ImportError:
-    llguidance = None
+    llguidance = None  # type: ignore[assignment]
 
 PARAM = "response_format"
 
