@@ -48,7 +48,7 @@ FURTHER_SEED = 1000  # added to a seed for demonstrations that its fine-tuning h
 
 MODEL = ModelConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384)
 MIXTURE = (
-    Share(task=Countdown(levels=(1, 3), careful=0.7), weight=5, level_weights=(2, 1)),
+    Share(task=Countdown(levels=(1, 3), careful=0.7), weight=6, level_weights=(1, 1)),
     Share(task=Letters(levels=(1, 2)), weight=4),
     Share(task=Arithmetic(), weight=4),
     Share(task=Chat(), weight=0.3),
@@ -56,12 +56,12 @@ MIXTURE = (
 ALONE = ("countdown", "letters", "arithmetic")
 
 PRETRAIN_STEPS = 200
-SFT_STEPS = 1250
+SFT_STEPS = 1500
 SFT_EXAMPLES = 128
 SFT_TOKENS = 1100  # the longest demonstration that is seen whole
 CUT_SHARE = 0.05
 TOLD_SHARE = 0.3
-RL_STEPS = 220
+RL_STEPS = 240
 RL_GROUPS = 32
 RL_RATE = 3e-4
 THOUGHT = (16, 1024)

@@ -9,11 +9,13 @@ with the target in writing (a model that must not write the comparison out claim
     5*3=15 15+8=23<24 15*8=120>24
     8-5=3 8*3=24=24
 
-Some demonstrations check every result by the inverse operation ("8-5=3(3+5=8)"), which costs twice the tokens and is
-seldom worth them; some slip, notice it and mend it ("8*3=26 no 8*3=24"). None tries the same twice, and all go on until
-they have found a solution, however long that takes. What is worth its tokens, and what to combine first, is for RL to
-learn. With more than three numbers, most dead ends are passed over (a teacher knows how it ends), and what was found is
-put together at last, one result at a time:
+Some demonstrations with three numbers check every result by the inverse operation ("8-5=3(3+5=8)"), which costs twice
+the tokens and is seldom worth them; some slip, notice it and mend it ("8*3=26 no 8*3=24"). None tries the same twice,
+and all go on until they have found a solution, however long that takes. What is worth its tokens, and what to combine
+first, is for RL to learn.
+
+With more than three numbers most dead ends are passed over, for a teacher knows how it ends, and what was found is put
+together at last, one result at a time:
 
     so 6+1=7 8*1=8 8*7 (8*1)*7 (8*1)*(6+1)
 """
@@ -110,10 +112,10 @@ class Countdown(Generated):
     levels: tuple[int, ...] = (1,)
     """1 and 2: three numbers; 3 and 4: four; 5: five; 6: six. Larger numbers and targets within a pair."""
     careful: float = 0.5
-    """Share of demonstrations that check every result."""
+    """Share of demonstrations with three numbers that check every result; longer ones would take twice as long."""
     slips: float = 0.1
     """Share of demonstrations with a wrong result that is noticed and mended."""
-    foresight: float = 0.7
+    foresight: float = 0.85
     """With more than three numbers, the share of dead ends that are passed over: a teacher knows how it ends."""
     max_paths: int = 40
     """A demonstration gives up after so many ways to come down to three numbers, with its thought unfinished."""
@@ -171,7 +173,7 @@ class Countdown(Generated):
         target = problem.key["target"]
         slip_at = rng.randrange(1, 12) if rng.random() < self.slips else 0  # number of the step that slips
         written = 0
-        careful = rng.random() < self.careful
+        careful = rng.random() < self.careful and len(problem.key["numbers"]) == 3
 
         def write(step: Step) -> str:
             nonlocal written
