@@ -14,8 +14,8 @@ the tokens and is seldom worth them; some slip, notice it and mend it ("8*3=26 n
 and all go on until they have found a solution, however long that takes. What is worth its tokens, and what to combine
 first, is for RL to learn.
 
-With more than three numbers most dead ends are passed over, for a teacher knows how it ends, and what was found is put
-together at last, one result at a time:
+With more than three numbers one order is kept, so that the last line says what comes next; most dead ends are passed
+over, for a teacher knows how it ends; and what was found is put together at last, one result at a time:
 
     so 6+1=7 8*1=8 8*7 (8*1)*7 (8*1)*(6+1)
 """
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from random import Random
+from typing import TypeVar
 
 from steep.tasks.generated import Generated, split_of
 from steep.types import Demonstration, Message, Problem, Replay, Slip, Verdict, correct, wrong
@@ -36,6 +37,8 @@ LARGEST = 999  # no step of a demonstration goes above it
 
 STEP = re.compile(r"(?<![\d+*/-])((\d+)([-+*/])(\d+))=(\d+)(?=\D)")
 """A step in writing. One that ends with the text is left out: a budget may have cut its last number."""
+
+Item = TypeVar("Item")
 
 RARE = 30  # walks in a row to where others have led, after which hardly any new ones are left
 
@@ -183,16 +186,21 @@ class Countdown(Generated):
             false = step.value + rng.choice([by for by in (-10, -2, -1, 1, 2, 10) if step.value + by >= 0])
             return f"{step.left.value}{step.sign}{step.right.value}={false} no {step}"
 
+        def mixed(steps: Sequence[Step], path: Sequence[Step]) -> Sequence[Step]:
+            """A long search keeps one order: then the last line alone says what comes next."""
+            return steps if path else shuffled(steps, rng)
+
         lines: list[str] = []
         start = [Operand(n, str(n)) for n in problem.key["numbers"]]
         ways = (w for w in paths(start, rng) if not w[0] or rng.random() >= self.foresight or can_make(target, w[1]))
         for path, left in islice(ways, self.max_paths):
             if path:
                 lines.append(f"{' '.join(map(write, path))} left {' '.join(str(o.value) for o in left)}")
-            for pair, last in each_last(left, rng):
-                for step in shuffled(operations(*pair), rng):
+            order = range(3) if path else shuffled(range(3), rng)
+            for pair, last in each_last(left, order):
+                for step in mixed(operations(*pair), path):
                     lines.append(write(step))
-                    for end in shuffled(promising(target, step.result, last), rng):
+                    for end in mixed(promising(target, step.result, last), path):
                         lines[-1] += f" {write(end)}{relation(end.value, target)}{target}"
                         if end.value == target:
                             if path:
@@ -277,8 +285,8 @@ def combine(pool: Sequence[Operand], step: Step) -> list[Operand]:
     return [*rest, step.result]
 
 
-def shuffled(steps: Sequence[Step], rng: Random) -> list[Step]:
-    return rng.sample(steps, len(steps))
+def shuffled(items: Sequence[Item], rng: Random) -> list[Item]:
+    return rng.sample(items, len(items))
 
 
 def paths(pool: Sequence[Operand], rng: Random) -> Iterator[tuple[list[Step], list[Operand]]]:
@@ -298,9 +306,8 @@ def paths(pool: Sequence[Operand], rng: Random) -> Iterator[tuple[list[Step], li
             yield path, left
 
 
-def each_last(three: Sequence[Operand], rng: Random) -> Iterator[tuple[list[Operand], Operand]]:
+def each_last(three: Sequence[Operand], order: Sequence[int]) -> Iterator[tuple[list[Operand], Operand]]:
     """Each of three numbers once as the last, with the other two."""
-    order = rng.sample(range(3), 3)
     lasts = {three[at].value: at for at in order}  # of equal ones, one is enough
     for at in lasts.values():
         yield [three[other] for other in range(3) if other != at], three[at]
@@ -309,7 +316,7 @@ def each_last(three: Sequence[Operand], rng: Random) -> Iterator[tuple[list[Oper
 def can_make(target: int, three: Sequence[Operand]) -> bool:
     return any(
         end.value == target
-        for pair, last in each_last(three, Random(0))
+        for pair, last in each_last(three, range(3))
         for step in operations(*pair)
         for end in promising(target, step.result, last)
     )

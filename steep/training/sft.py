@@ -71,8 +71,8 @@ def demonstration(
     tell = rng.random() < config.told_share
     cut = rng.random() < (0.5 if tell else config.cut_share)
     kept = round(math.exp(rng.uniform(0, math.log(len(thought) + 1)))) - 1 if cut else len(thought)
-    # A model counts its tokens roughly: it should end between 45 and 80% of a budget that is too small.
-    slack = math.exp(rng.uniform(0.2, 0.8 if cut else 1.5))
+    # A model counts its tokens roughly: it should end between 35 and 65% of a budget that is too small.
+    slack = math.exp(rng.uniform(0.4, 1.0 if cut else 1.5))
     prompt_ids = template.render(told(problem.prompt, round(kept * slack) + 1) if tell else problem.prompt)
     closing = template.budget(kept if cut else 0, None).closing
     ids = [*prompt_ids, *thought[:kept], *closing, *answer]

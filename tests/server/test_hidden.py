@@ -28,8 +28,8 @@ def thought(endless):
 def test_no_raw_thought_leaves_by_any_way(thought, mode, caplog, capfd):
     with serving(endless=True, thoughts=mode) as client:
         chat = client.chat_body(**FIELDS, logprobs=True)
-        response = {"model": "tiny", "input": "make 24", **FIELDS, "include": ["message.output_text.logprobs"]}
-        response["reasoning"] = {"summary": "detailed"}
+        response = {"model": "tiny", "input": "make 24", "seed": 1, **FIELDS}
+        response |= {"reasoning": {"summary": "detailed"}, "include": ["message.output_text.logprobs"]}
         answers = [
             client.call("POST", path, asked | {"stream": stream})
             for path, asked in (("/v1/chat/completions", chat), ("/v1/responses", response))

@@ -15,6 +15,7 @@ from steep.tasks.countdown import (
     Operand,
     Step,
     can_make,
+    each_last,
     evaluate,
     operations,
     promising,
@@ -143,6 +144,16 @@ def test_long_ways_are_put_together_one_result_at_a_time():
         assert found
         assert all(s.thought.splitlines()[-1].split()[-1] == s.answer for s in found)
     assert not any("so" in Countdown().demonstrate(p, Random(p.id)).thought for p in some(1, count=40))
+
+
+def test_a_long_search_keeps_one_order():
+    task = Countdown(levels=(3,), slips=0.0)
+    for problem in some(3, count=40):
+        for way in re.split(r".*left ", task.demonstrate(problem, Random(problem.id)).thought)[1:]:
+            left, *lines = [line for line in way.splitlines() if not line.startswith("so")]
+            three = [Operand(int(n), n) for n in left.split()]
+            steps = [str(step) for pair, _ in each_last(three, range(3)) for step in operations(*pair)]
+            assert [line.split()[0] for line in lines] == steps[: len(lines)]
 
 
 def test_foresight_passes_over_dead_ends():
