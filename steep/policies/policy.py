@@ -1,5 +1,6 @@
 """The model being trained: forward, backward, step. It is blind to the algorithm and to where its examples are from."""
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from steep.models.weights import digest
 from steep.policies.batch import Example, MicroBatch, pack
 from steep.policies.optimizer import Optimizer, OptimizerConfig, rate
 
+log = logging.getLogger(__name__)
+
 LossFunction = Callable[[LossInputs], LossOutput]
 
 
@@ -28,7 +31,7 @@ LossFunction = Callable[[LossInputs], LossOutput]
 class PolicyConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     micro_batch_tokens: int = 4096
-    """Tokens of a micro-batch: bounds memory, changes no gradient."""
+    """Tokens of a micro-batch: bounds memory, changes no gradient. Halved where memory runs out all the same."""
     autocast: bool = False
     """bf16 matrix products with fp32 weights and head. On small models fp32 is as fast."""
     lora: LoraConfig | None = None
@@ -45,6 +48,7 @@ class Policy:
         self.model = model
         self.config = config
         self.total_steps = total_steps
+        self.micro_batch_tokens = config.micro_batch_tokens
         self.critic = nn.Linear(model.config.hidden_size, 1) if critic else None
         if self.critic is not None:
             nn.init.zeros_(self.critic.weight)
@@ -68,13 +72,7 @@ class Policy:
 
         Nothing changes (`updated` is 0) if the gradient is not finite, or `accepts` says no to the metrics.
         """
-        sums: dict[str, float] = defaultdict(float)
-        for batch in pack(examples, self.config.micro_batch_tokens, self.device):
-            output = loss(self._inputs(batch))
-            output.loss.backward()  # type: ignore[no-untyped-call]
-            sums["loss"] += float(output.loss.detach())
-            for name, value in output.metrics.items():
-                sums[name] += float(value)
+        sums = self._accumulate(examples, loss)
         weight = sums.pop("weight")
         metrics = {name: value if name == "loss" else value / weight for name, value in sums.items()}
         factor = rate(self.config.optimizer, self.step, self.total_steps)
@@ -129,6 +127,25 @@ class Policy:
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])
 
+    def _accumulate(self, examples: Sequence[Example], loss: LossFunction) -> dict[str, float]:
+        """Add up the gradient of a batch, and its metrics. Where memory runs out, from micro-batches half as large."""
+        while True:
+            sums: dict[str, float] = defaultdict(float)
+            try:
+                for batch in pack(examples, self.micro_batch_tokens, self.device):
+                    output = loss(self._inputs(batch))
+                    output.loss.backward()  # type: ignore[no-untyped-call]
+                    sums["loss"] += float(output.loss.detach())
+                    for name, value in output.metrics.items():
+                        sums[name] += float(value)
+                return sums
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or self.micro_batch_tokens <= max(len(e.ids) for e in examples):
+                    raise
+            self.optimizer.clear()
+            self.micro_batch_tokens //= 2
+            log.warning("out of memory: going on with micro-batches of %d tokens", self.micro_batch_tokens)
+
     def _score(self, examples: Sequence[Example], read: Callable[[LossInputs], Tensor]) -> list[NDArray[np.float32]]:
         scores: list[NDArray[np.float32]] = []
         with torch.no_grad():
@@ -154,3 +171,8 @@ class Policy:
             values=None if self.critic is None else self.critic(x_TD.float())[:, 0],
             **extras,
         )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Of a device, or of the processor, whose allocator only says so."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

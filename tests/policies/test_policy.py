@@ -90,6 +90,39 @@ def test_normalise_once(lengths: list[int], tokens: int, random):
         torch.testing.assert_close(cut[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
+)
+def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(error: RuntimeError, caplog):
+    made, seen = examples([5, 60, 9, 70, 12, 66]), []
+
+    def small(inputs: LossInputs) -> LossOutput:
+        seen.append(len(inputs.logprobs))
+        if len(seen) == 2:  # the first micro-batch still fits, and leaves its gradient
+            raise error
+        return Rft()(inputs)
+
+    short, enough = policy(160), policy(80)
+    metrics = short.update(made, small)
+    assert metrics == pytest.approx(enough.update(made, Rft()))
+    assert short.step == 1
+    assert all(torch.equal(a, b) for a, b in zip(short.weights().values(), enough.weights().values(), strict=True))
+    assert short.micro_batch_tokens == 80
+    assert "out of memory: going on with micro-batches of 80 tokens" in caplog.text
+    seen.clear()
+    with pytest.raises(RuntimeError, match=str(error)):  # smaller ones would not help
+        policy(40).update(made, small)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    def broken(inputs: LossInputs) -> LossOutput:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        policy(100).update(examples([5, 60]), broken)
+
+
 def test_an_update_follows_the_gradient_of_a_padded_reference():
     """One AdamW step on a batch is what plain torch does on the same sequences, padded."""
     made = examples([5, 9, 12])
