@@ -13,8 +13,8 @@ The plan, for two cores of which each trains on 200 tokens a second and samples 
     | RL          | 120 steps of 16 groups of 16, thoughts of 32 to 256 tokens                         | 3 h |
     | measuring   | three models, 2,700 problems each, greedy and sampled                              | 1 h |
 
-It needs 4 GB for fine-tuning with micro-batches of 4,096 tokens (6 GB with 8,192, and no faster), and under 10 GB for
-RL. A run that was stopped goes on with `steep resume`. That all of it works shows in some minutes:
+It needs 4 GB for fine-tuning with micro-batches of 4,096 tokens (6 GB with 8,192, and no faster); RL is reckoned to
+need under 10 GB. A run that was stopped goes on with `steep resume`. That all of it works shows in some minutes:
 
     steep train recipes/smol.py --run quick --sft.steps 4 --sft.examples 8 --rl.num_steps 2 --rl.groups_per_step 2 \
         --rl.rollouts.group_size 4 --watch.problems 2 --evals.0.config.problems 4 --evals.1.config.problems 4 \

@@ -176,7 +176,9 @@ class Countdown(Generated):
         target = problem.key["target"]
         slip_at = rng.randrange(1, 12) if rng.random() < self.slips else 0  # number of the step that slips
         written = 0
-        careful = rng.random() < self.careful and len(problem.key["numbers"]) == 3
+        start = [Operand(n, str(n)) for n in problem.key["numbers"]]
+        long = len(start) > 3
+        careful = rng.random() < self.careful and not long
 
         def write(step: Step) -> str:
             nonlocal written
@@ -186,24 +188,22 @@ class Countdown(Generated):
             false = step.value + rng.choice([by for by in (-10, -2, -1, 1, 2, 10) if step.value + by >= 0])
             return f"{step.left.value}{step.sign}{step.right.value}={false} no {step}"
 
-        def mixed(steps: Sequence[Step], path: Sequence[Step]) -> Sequence[Step]:
+        def mixed(items: Sequence[Item]) -> Sequence[Item]:
             """A long search keeps one order: then the last line alone says what comes next."""
-            return steps if path else shuffled(steps, rng)
+            return items if long else shuffled(items, rng)
 
         lines: list[str] = []
-        start = [Operand(n, str(n)) for n in problem.key["numbers"]]
-        ways = (w for w in paths(start, rng) if not w[0] or rng.random() >= self.foresight or can_make(target, w[1]))
+        ways = (w for w in paths(start, rng) if not long or rng.random() >= self.foresight or can_make(target, w[1]))
         for path, left in islice(ways, self.max_paths):
-            if path:
+            if long:
                 lines.append(f"{' '.join(map(write, path))} left {' '.join(str(o.value) for o in left)}")
-            order = range(3) if path else shuffled(range(3), rng)
-            for pair, last in each_last(left, order):
-                for step in mixed(operations(*pair), path):
+            for pair, last in each_last(left, mixed(range(3))):
+                for step in mixed(operations(*pair)):
                     lines.append(write(step))
-                    for end in mixed(promising(target, step.result, last), path):
+                    for end in mixed(promising(target, step.result, last)):
                         lines[-1] += f" {write(end)}{relation(end.value, target)}{target}"
                         if end.value == target:
-                            if path:
+                            if long:
                                 lines.append(put_together([*path, step, end]))
                             return Demonstration(thought="\n".join(lines), answer=end.result.text)
         return Demonstration(thought="\n".join(lines), answer="")

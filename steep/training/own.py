@@ -2,8 +2,8 @@
 
     steep train --model smollm2 --task mine.jsonl
 
-Fine-tuning where there are demonstrations, then RL. Sized for a model of some hundred million parameters: 8 GB of
-memory, on a GPU or, slowly, on a processor.
+Fine-tuning where there are demonstrations, then RL. Meant for a model of some hundred million parameters, on a GPU or,
+slowly, on a processor. Its rates and sizes are first guesses: no run of it has been measured.
 """
 
 from steep.engines import NativeConfig
