@@ -1,11 +1,12 @@
 // Keys of the page. A key that is typed into a field belongs to the field.
 
-import { useEffect } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 
 export type Keys = Record<string, (event: KeyboardEvent) => void>;
 
 export function useKeys(keys: Keys) {
-  useEffect(() => {
+  // Before the browser paints: what a reader can see, the keys already act on.
+  useLayoutEffect(() => {
     function pressed(event: KeyboardEvent) {
       const field = event.target instanceof Element && event.target.closest("input, select, textarea, dialog");
       const action = keys[event.key];
