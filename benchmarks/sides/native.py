@@ -13,7 +13,6 @@ from steep.policies import Example, Policy, PolicyConfig
 from steep.training.rl import learn_from, sync
 from steep.types import Budget, Group, Problem, Request, Rollout, Verdict
 
-MICRO_BATCH_TOKENS = 8192
 state: dict[str, Any] = {}
 
 
@@ -48,8 +47,7 @@ def generate(prompts: list[list[int]], copies: int, new: int, setting: str) -> d
 
 def policy() -> Policy:
     if "policy" not in state:
-        config = PolicyConfig(autocast=True, micro_batch_tokens=MICRO_BATCH_TOKENS)
-        state["policy"] = Policy(state["model"], config, total_steps=1000)
+        state["policy"] = Policy(state["model"], PolicyConfig(autocast=True), total_steps=1000)
     kept: Policy = state["policy"]
     return kept
 

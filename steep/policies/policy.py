@@ -20,6 +20,7 @@ from steep.models.lora import LoraConfig, adapt, merged
 from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
 from steep.policies.batch import Example, MicroBatch, pack
+from steep.policies.memory import keep_freed_memory
 from steep.policies.optimizer import Optimizer, OptimizerConfig, rate
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class Policy:
         self.optimizer = Optimizer(trained, config.optimizer)
         self.step = 0
         self.device = model.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def update(
         self,
