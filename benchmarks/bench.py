@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import statistics
 import sys
 import time
@@ -69,6 +70,8 @@ class Bench:
         self.sides: dict[str, Side] = {}
         self.rivals: dict[str, dict[str, Any]] = {}
         self.began = time.monotonic()
+        # A command that is told to end does so by way of atexit, which ends its sides.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self.limits = self._limits()
 
     def model(self, name: str) -> Path:
@@ -128,6 +131,7 @@ class Bench:
                 asked = [name for name in asked if name == STEEP or rows[name].seconds[0] <= KEPT * fastest]
         self.rows += rows.values()
         print("\n".join(f"{cell:40s} {name:28s} {told(row)}" for name, row in rows.items()), flush=True)
+        self.save()
         return list(rows.values())
 
     def claim(self, id: str, values: Sequence[float], bar: str) -> None:
@@ -145,6 +149,10 @@ class Bench:
     def finish(self) -> None:
         """End the sides, write the document and print its table."""
         self.close()
+        print(table(self.save()))
+
+    def save(self) -> dict[str, Any]:
+        """Write down what there is: a benchmark that is broken off keeps it."""
         document = evidence(self.claims, time.monotonic() - self.began) | {
             "name": self.name,
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -158,7 +166,7 @@ class Bench:
         out = self.work / ("quick" if self.args.quick else "results")
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{self.name}.json", document)
-        print(table(document))
+        return document
 
     def close(self) -> None:
         for side in self.sides.values():
