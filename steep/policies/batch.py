@@ -29,6 +29,9 @@ class Example:
     trained: NDArray[np.int64]
     """Which of `ids` are trained, ascending; never 0, for nothing stands before it. The arrays below are as long."""
     weights: NDArray[np.float32]
+    prompt: int = 0
+    """How many tokens at the beginning, none of them trained, other examples may begin with too: they are computed once
+    for all examples of a micro-batch that share them."""
     advantages: NDArray[np.float32] | None = None
     """None: 1 everywhere, as in supervised learning."""
     sampler_logprobs: NDArray[np.float32] | None = None
@@ -44,37 +47,88 @@ OPTIONAL = ("advantages", "sampler_logprobs", "teacher_logprobs", "reference_log
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Whole sequences, one after another: N tokens, T of them trained."""
+    """Whole sequences, as segments one after another (`models.attention`): N tokens, T of them trained."""
 
     ids_N: Tensor
     lengths: tuple[int, ...]
+    trees: tuple[int, ...]
     before_T: Tensor
     """Index into the N tokens of the one before each trained token: its hidden state predicts it."""
     targets_T: Tensor
     weights_T: Tensor
     sequence_T: Tensor
+    """Number of its example within the micro-batch."""
     extras: dict[str, Tensor]
     """Those of OPTIONAL that all the examples have, (T,) each."""
+
+
+@dataclass
+class Tree:
+    """Examples of one prompt, which is laid out once before what follows it in each; or one example as it is."""
+
+    prompt: int
+    members: list[Example]
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + sum(len(e.ids) - self.prompt for e in self.members)
+
+    @property
+    def longest(self) -> int:
+        return max(len(e.ids) for e in self.members)
 
 
 def pack(examples: Sequence[Example], max_tokens: int, device: torch.device | None = None) -> list[MicroBatch]:
     """Micro-batches of at most `max_tokens` tokens (or one longer sequence), sequences of like length together."""
     batches: list[MicroBatch] = []
-    members: list[Example] = []
+    members: list[Tree] = []
     held = 0
-    for example in sorted(examples, key=lambda e: len(e.ids)):
-        if members and held + len(example.ids) > max_tokens:
+    for tree in sorted(_trees(examples, max_tokens), key=lambda tree: tree.longest):
+        if members and held + tree.tokens > max_tokens:
             batches.append(_join(members, device))
             members, held = [], 0
-        members.append(example)
-        held += len(example.ids)
+        members.append(tree)
+        held += tree.tokens
     return [*batches, _join(members, device)] if members else batches
 
 
-def _join(examples: Sequence[Example], device: torch.device | None) -> MicroBatch:
-    lengths = [len(e.ids) for e in examples]
-    starts = np.cumsum([0, *lengths[:-1]])
-    filler = np.zeros(-sum(lengths) % ROUND, np.int64)
+def _trees(examples: Sequence[Example], max_tokens: int) -> list[Tree]:
+    """Examples that share a prompt together, as many as fit a micro-batch."""
+    trees: list[Tree] = []
+    open_trees: dict[bytes, Tree] = {}
+    for example in sorted(examples, key=lambda e: len(e.ids)):
+        prompt = example.ids[: example.prompt].tobytes()
+        tree = open_trees.get(prompt)
+        if not prompt or tree is None or tree.tokens + len(example.ids) - example.prompt > max_tokens:
+            tree = open_trees[prompt] = Tree(example.prompt, [])
+            trees.append(tree)
+        tree.members.append(example)
+    return [tree if len(tree.members) > 1 else Tree(0, tree.members) for tree in trees]
+
+
+def _join(trees: Sequence[Tree], device: torch.device | None) -> MicroBatch:
+    ids: list[NDArray[np.integer]] = []
+    lengths, before, segments = [], [], []
+    held = 0
+    for tree in trees:
+        prompt = tree.prompt
+        if prompt:
+            ids.append(tree.members[0].ids[:prompt])
+            lengths.append(prompt)
+        start, held = held, held + prompt
+        for example in tree.members:
+            own = example.ids[prompt:]
+            last = example.trained - 1
+            before.append(last + np.where(last < prompt, start, held - prompt))
+            ids.append(own)
+            lengths.append(len(own))
+            held += len(own)
+        segments.append(len(tree.members) + bool(prompt))
+    if filler := -held % ROUND:
+        ids.append(np.zeros(filler, np.int64))
+        lengths.append(filler)
+        segments.append(1)
+    examples = [example for tree in trees for example in tree.members]
 
     def tensor(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays)).to(device)
@@ -85,9 +139,10 @@ def _join(examples: Sequence[Example], device: torch.device | None) -> MicroBatc
         if all(a is not None for a in arrays):
             extras[name] = tensor(arrays)
     return MicroBatch(
-        ids_N=tensor([*(e.ids.astype(np.int64) for e in examples), filler]),
-        lengths=(*lengths, len(filler)) if len(filler) else tuple(lengths),
-        before_T=tensor([start + e.trained - 1 for start, e in zip(starts, examples, strict=True)]),
+        ids_N=tensor([part.astype(np.int64) for part in ids]),
+        lengths=tuple(lengths),
+        trees=tuple(segments),
+        before_T=tensor(before),
         targets_T=tensor([e.ids[e.trained].astype(np.int64) for e in examples]),
         weights_T=tensor([e.weights for e in examples]),
         sequence_T=tensor([np.full(len(e.trained), i, np.int64) for i, e in enumerate(examples)]),

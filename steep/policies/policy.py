@@ -158,9 +158,10 @@ class Policy:
         return scores
 
     def _inputs(self, batch: MicroBatch) -> LossInputs:
-        positions_N = packed_positions(batch.lengths, self.device)
+        positions_N = packed_positions(batch.lengths, self.device, batch.trees)
+        attend = PackedAttention(batch.lengths, self.device, batch.trees)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
-            x_ND = self.model(batch.ids_N, positions_N, PackedAttention(batch.lengths, self.device))
+            x_ND = self.model(batch.ids_N, positions_N, attend)
         x_TD = x_ND[batch.before_T]
         logprobs_T, entropy_T = kernels.token_logprobs(self.model.logits(x_TD), batch.targets_T)
         extras = dict(batch.extras)

@@ -174,6 +174,7 @@ def example(rollout: Rollout, advantage: float, weight: float) -> Example:
         ids=np.concatenate([np.array(rollout.prompt_ids, np.int32), rollout.ids]),
         trained=trained + len(rollout.prompt_ids),
         weights=np.full(len(trained), weight, np.float32),
+        prompt=len(rollout.prompt_ids),
         advantages=np.full(len(trained), advantage, np.float32),
         sampler_logprobs=rollout.logprobs[trained],
     )

@@ -38,6 +38,10 @@ def test_positions_start_again_with_each_sequence():
     assert packed_positions([1, 3, 2]).tolist() == [0, 0, 1, 2, 0, 1]
 
 
+def test_positions_of_branches_go_on_from_their_stem():
+    assert packed_positions([2, 3, 1, 2], trees=[3, 1]).tolist() == [0, 1, 2, 3, 4, 2, 0, 1]
+
+
 def test_attention_equals_its_definition():
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(sum(LENGTHS), heads, 8, generator=generator) for heads in (4, 2, 2))
@@ -58,6 +62,18 @@ def test_packed_equals_alone(model, ids, lengths):
     packed = hidden(model, ids, lengths)
     alone = torch.cat([hidden(model, part, [len(part)]) for part in ids.split(lengths)])
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["kernels", "buckets"])
+def test_branches_equal_whole_sequences(model, ids, dtype):
+    model = model.to(dtype)
+    lengths, trees = [40, 3, 50, 1, 103], [4, 1]
+    stem, *branches, other = ids.split(lengths)
+    packed = model(ids, packed_positions(lengths, trees=trees), PackedAttention(lengths, trees=trees)).split(lengths)
+    for got, own in zip(packed[1:4], branches, strict=True):
+        whole = hidden(model, torch.cat([stem, own]), [len(stem) + len(own)])
+        torch.testing.assert_close(torch.cat([packed[0], got]), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(packed[4], hidden(model, other, [103]), atol=1e-5, rtol=0)
 
 
 def test_packed_gradients_equal_those_alone(model, ids):

@@ -153,6 +153,37 @@ def test_packed_attention(size, dtype, lengths, group, kv_heads):
 
 
 @both_ways
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=6, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    trees=st.lists(st.lists(st.integers(1, 70), min_size=1, max_size=4), min_size=1, max_size=3),
+    kv_heads=st.integers(1, 2),
+)
+def test_branches_attend_to_their_stem(dtype, trees, kv_heads):
+    lengths = [length for tree in trees for length in tree]
+    forks = offsets_of([len(tree) for tree in trees])
+    stems, branches, start = [], [], 0
+    for first, *rest in trees:
+        stems.append(torch.arange(start, start := start + first))
+        branches += [(stems[-1], torch.arange(start, start := start + length)) for length in rest]
+
+    def reference(q, k, v):
+        mixed = torch.zeros_like(q)
+        for rows, own in [(stem, stem) for stem in stems] + [(torch.cat(both), both[1]) for both in branches]:
+            whole = attention_reference(q[rows], k[rows], v[rows], [len(rows)])
+            mixed = mixed.index_copy(0, own, whole[-len(own) :])
+        return [mixed]
+
+    inputs = [normal(start, heads, 16, dtype=dtype, seed=heads) for heads in (2 * kv_heads, kv_heads)]
+    check(
+        lambda q, k, v: [kernels.packed_attention(q, k, v, offsets_of(lengths), forks)],
+        reference,
+        [*inputs, normal(start, kv_heads, 16, dtype=dtype, seed=7)],
+        dtype,
+    )
+
+
+@both_ways
 def test_packed_attention_survives_large_scores():
     q, k, v = (200 * normal(30, 1, 32, seed=seed) for seed in range(3))
     expected = attention_reference(q.double(), k.double(), v.double(), [30])
@@ -234,6 +265,18 @@ def test_a_sequence_is_bitwise_the_same_in_any_company():
 
 
 @compiler
+def test_a_branch_is_bitwise_what_it_is_in_a_whole_sequence():
+    lengths = [37, 50, 9, 24]
+    q, k, v = (normal(sum(lengths), heads, 32, dtype=torch.bfloat16, seed=heads) for heads in (4, 2, 2))
+    stem, *branches = kernels.packed_attention(q, k, v, offsets_of(lengths), offsets_of([4])).split(lengths)
+    first, *others = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
+    for got, other in zip(branches, others, strict=True):
+        whole = [torch.cat(both) for both in zip(first, other, strict=True)]
+        expected = kernels.packed_attention(*whole, offsets_of([len(whole[0])]))
+        assert torch.equal(torch.cat([stem, got]), expected)
+
+
+@compiler
 def test_indices_out_of_range_are_refused():
     with pytest.raises(IndexError, match=r"target is not in \[0, 4\)"):
         kernels.token_logprobs(torch.zeros(2, 4), torch.tensor([0, -100]))
@@ -242,6 +285,8 @@ def test_indices_out_of_range_are_refused():
         kernels.rope_norm(torch.zeros(1, 24), None, None, EPS, table, table, torch.tensor([10]), 1, 1)
     with pytest.raises(ValueError, match="do not rise from 0 to the 5 tokens"):
         kernels.packed_attention(*torch.zeros(3, 5, 1, 8), offsets_of([3, 3]))
+    with pytest.raises(ValueError, match="do not rise from 0 to the 2 segments"):
+        kernels.packed_attention(*torch.zeros(3, 5, 1, 8), offsets_of([3, 2]), offsets_of([1]))
 
 
 # --- the build --------------------------------------------------------------------------------------------------------

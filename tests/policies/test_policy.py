@@ -167,6 +167,37 @@ def test_packing_keeps_every_token_once_and_bounds_the_tokens():
         assert batch.sequence_T.max() == len(lengths) - 1
 
 
+def sharing(prompts: int, copies: int, prompt: int) -> list[Example]:
+    """Examples in groups that begin with the same tokens."""
+    made = examples([prompt + 2 + 3 * i for i in range(prompts * copies)])
+    shared = []
+    for i, e in enumerate(made):
+        first = made[i // copies].ids[:prompt]
+        keep = e.trained >= prompt
+        cut = {name: vars(e)[name][keep] for name in ("trained", "weights", "advantages", "sampler_logprobs")}
+        shared.append(Example(**{**vars(e), **cut, "ids": np.concatenate([first, e.ids[prompt:]]), "prompt": prompt}))
+    return shared
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(copies=st.integers(1, 5), prompt=st.integers(1, 30), tokens=st.sampled_from([60, 150, 4096]))
+def test_a_prompt_that_examples_share_is_computed_once_and_changes_nothing(copies, prompt, tokens):
+    made = sharing(3, copies, prompt)
+    apart = [Example(**{**vars(e), "prompt": 0}) for e in made]
+    once, each = policy(tokens, clip_norm=1e9), policy(clip_norm=1e9)
+    assert once.update(made, Cispo()) == pytest.approx(each.update(apart, Cispo()), rel=1e-3, abs=1e-5)
+    for ours, theirs in zip(once.optimizer.parameters, each.optimizer.parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    batches = pack(made, tokens)
+    assert sum(len(b.targets_T) for b in batches) == sum(len(e.trained) for e in made)
+    for batch in batches:
+        assert sum(batch.lengths) <= max(tokens, prompt + 2 + 9 * copies) + 255
+    if tokens == 4096:
+        saved = sum(len(e.ids) for e in made) - sum(len(e.ids) - prompt for e in made) - 3 * prompt
+        (batch,) = batches
+        assert sum(batch.lengths[: sum(batch.trees[:3])]) == sum(len(e.ids) for e in made) - saved
+
+
 def test_metrics_are_means_under_the_weights():
     metrics = policy().update(examples([6, 20, 9]), Cispo())
     assert 0 < metrics["entropy"] <= math.log(20) + 1e-4

@@ -44,8 +44,8 @@ SIGNATURES: dict[str, tuple[str, type[ctypes.c_bool] | None]] = {
     "rope_norm_backward": ("iiiifppppppppppp", None),
     "silu_mul": ("iipp", None),
     "silu_mul_backward": ("iippp", None),
-    "packed_attention": ("ipiiippppp", None),
-    "packed_attention_backward": ("ipiiippppppppp", None),
+    "packed_attention": ("ippiiippppp", None),
+    "packed_attention_backward": ("ippiiippppppppp", None),
     "decode": ("ppip", ctypes.c_bool),
     "prefill": ("pipppp", ctypes.c_bool),
     "draw": ("iiippppp", None),
@@ -60,12 +60,12 @@ TRIAL = """
 import ctypes, sys
 library = ctypes.CDLL(sys.argv[1])
 tokens, heads, size = 37, 2, 24
-offsets = (ctypes.c_int64 * 2)(0, tokens)
+trees, offsets = (ctypes.c_int64 * 2)(0, 1), (ctypes.c_int64 * 2)(0, tokens)
 ones = (ctypes.c_float * (tokens * heads * size))(*[1.0] * (tokens * heads * size))
 out, lse = (ctypes.c_float * len(ones))(), (ctypes.c_float * (tokens * heads))()
 i, p = ctypes.c_int64, ctypes.c_void_p
-attention = ctypes.CFUNCTYPE(None, i, p, i, i, i, p, p, p, p, p)(p.in_dll(library, "packed_attention_f32").value)
-attention(1, offsets, heads, heads, size, ones, ones, ones, out, lse)
+attention = ctypes.CFUNCTYPE(None, i, p, p, i, i, i, p, p, p, p, p)(p.in_dll(library, "packed_attention_f32").value)
+attention(1, trees, offsets, heads, heads, size, ones, ones, ones, out, lse)
 sys.exit(max(abs(x - 1) for x in out) > 1e-5)
 """
 

@@ -302,7 +302,8 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
     const int64_t first = blocks[block], count = blocks[block + 1] - first, start = offsets[first];
     const int64_t tokens = offsets[first + count] - start;
     std::vector<int64_t> own(offsets + first, offsets + first + count + 1), positions(tokens);
-    for (int64_t s = 0; s <= count; s++) own[s] -= start;
+    std::vector<int64_t> trees(count + 1);
+    for (int64_t s = 0; s <= count; s++) own[s] -= start, trees[s] = s;
     for (int64_t s = 0; s < count; s++)
       for (int64_t i = own[s]; i < own[s + 1]; i++) positions[i] = i - own[s];
     S* q = scratch<S>(PROMPT, tokens * (d.heads + 2 * d.kv_heads) * size);
@@ -318,7 +319,7 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
           norm_rotate(from, layer.k_norm, d.eps, cos, sin, size, 1.0f, k + (i * d.kv_heads + head) * size);
         write_rows(from, size, d.kv_heads, size, 1.0f, v + i * d.kv_heads * size, size);
       });
-      packed_attention(count, own.data(), d.heads, d.kv_heads, size, q, k, v, mixed, lse);
+      packed_attention(count, trees.data(), own.data(), d.heads, d.kv_heads, size, q, k, v, mixed, lse);
       each(count * d.kv_heads, [&](int64_t item) {
         const int64_t s = item / d.kv_heads, head = item % d.kv_heads, length = own[s + 1] - own[s];
         const int64_t padded = round_up(length, W), row = d.kv_heads * size;

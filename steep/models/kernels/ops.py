@@ -8,6 +8,7 @@ tokens, V vocabulary.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -189,37 +190,48 @@ class SiluMul(torch.autograd.Function):
 # --- attention over packed sequences ---------------------------------------------------------------------------------
 
 
-def packed_attention(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, offsets: Tensor) -> Tensor:
-    """Causal attention within each of S sequences that lie one after another, from offsets[s] to offsets[s + 1].
+def packed_attention(
+    q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, offsets: Tensor, trees: Tensor | None = None
+) -> Tensor:
+    """Causal attention within each of S segments that lie one after another, from offsets[s] to offsets[s + 1].
 
-    Scores are scaled by E ** -0.5; query heads share key heads in consecutive groups of H / K. `offsets` is int64
-    [S + 1] on the CPU.
+    Segments trees[t] to trees[t + 1] are a tree: the first is its stem, which the others go on from, each for itself.
+    Without `trees`, each segment is a sequence alone. Scores are scaled by E ** -0.5; query heads share key heads in
+    consecutive groups of H / K. `offsets`, [S + 1], and `trees` are int64 on the CPU.
     """
-    bounds = offsets.tolist()
+    trees = torch.arange(len(offsets)) if trees is None else trees
+    bounds, forks = offsets.tolist(), trees.tolist()
     if bounds[0] != 0 or bounds[-1] != len(q_NHE) or bounds != sorted(bounds):
         raise ValueError(f"offsets do not rise from 0 to the {len(q_NHE)} tokens")
+    if forks[0] != 0 or forks[-1] != len(bounds) - 1 or forks != sorted(set(forks)):
+        raise ValueError(f"trees do not rise from 0 to the {len(bounds) - 1} segments")
     if compiled(q_NHE, k_NKE, v_NKE):
-        result: Tensor = differentiable(PackedAttention, q_NHE, k_NKE, v_NKE, offsets)
+        result: Tensor = differentiable(PackedAttention, q_NHE, k_NKE, v_NKE, offsets, trees)
         return result
-    lengths = offsets.diff().tolist()
-    parts = zip(*(torch.split(x.transpose(0, 1), lengths, dim=1) for x in (q_NHE, k_NKE, v_NKE)), strict=True)
-    attend = functional.scaled_dot_product_attention
-    mixed = [attend(q, k, v, is_causal=True, enable_gqa=True) for q, k, v in parts]
+    mixed = []
+    for first, last in pairwise(forks):
+        stem = slice(bounds[first], bounds[first + 1])
+        for start, end in pairwise(bounds[first : last + 1]):
+            q, k, v = (x[start:end].transpose(0, 1) for x in (q_NHE, k_NKE, v_NKE))
+            if start != stem.start:
+                k, v = (torch.cat([x[stem].transpose(0, 1), own], dim=1) for x, own in ((k_NKE, k), (v_NKE, v)))
+            seen = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril(k.shape[1] - q.shape[1])
+            mixed.append(functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, enable_gqa=True))
     return torch.cat(mixed, dim=1).transpose(0, 1).contiguous()
 
 
 class PackedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, offsets: Tensor) -> Tensor:
+    def forward(ctx: Any, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, offsets: Tensor, trees: Tensor) -> Tensor:
         tokens, heads, size = q_NHE.shape
         kv_heads = k_NKE.shape[1]
         if not q_NHE.dtype == k_NKE.dtype == v_NKE.dtype:
             raise TypeError(f"queries, keys and values differ in dtype: {q_NHE.dtype}, {k_NKE.dtype}, {v_NKE.dtype}")
         if heads % kv_heads or not k_NKE.shape == v_NKE.shape == (tokens, kv_heads, size):
             raise ValueError(f"{tuple(q_NHE.shape)} and {tuple(k_NKE.shape)} are not queries and keys of one batch")
-        q_NHE, k_NKE, v_NKE, offsets = (x.contiguous() for x in (q_NHE, k_NKE, v_NKE, offsets))
+        q_NHE, k_NKE, v_NKE, offsets, trees = (x.contiguous() for x in (q_NHE, k_NKE, v_NKE, offsets, trees))
         out_NHE, lse_NH = torch.empty_like(q_NHE), torch.empty(tokens, heads)
-        ctx.shape = (len(offsets) - 1, offsets, heads, kv_heads, size)
+        ctx.shape = (len(trees) - 1, trees, offsets, heads, kv_heads, size)
         call(kernel("packed_attention", q_NHE.dtype), *ctx.shape, q_NHE, k_NKE, v_NKE, out_NHE, lse_NH)
         ctx.save_for_backward(q_NHE, k_NKE, v_NKE, out_NHE, lse_NH)
         return out_NHE
@@ -229,7 +241,7 @@ class PackedAttention(torch.autograd.Function):
         saved = ctx.saved_tensors
         grads = [torch.empty_like(x) for x in saved[:3]]
         call(kernel("packed_attention_backward", grad.dtype), *ctx.shape, *saved, grad.contiguous(), *grads)
-        return *grads, None
+        return *grads, None, None
 
 
 # --- log-probabilities -----------------------------------------------------------------------------------------------

@@ -17,19 +17,45 @@ void norm_backward(const T* x, const float* weight, const G* grad, int64_t size,
 
 constexpr int64_t QUERIES = 24;  // rows of scores made at a time
 
-// One sequence of a packed batch as one key head sees it: all the query heads of its group, tile by tile.
-struct Sequence {
-  int64_t first, length, kv_head;
+// Sequences that begin alike, as one key head sees them: a stem, and branches that each go on from its end. Segments
+// lie one after another, a tree's stem before its branches; most trees are a stem alone.
+struct Tree {
+  const int64_t* offsets;  // where each of its segments begins, and where the last one ends
+  int64_t segments, kv_head;
+
+  int64_t length(int64_t segment) const { return offsets[segment + 1] - offsets[segment]; }
+  int64_t before(int64_t segment) const { return segment == 0 ? 0 : length(0); }  // tokens of the stem in front of it
+  int64_t tokens() const { return offsets[segments] - offsets[0]; }
+  int64_t longest() const {
+    int64_t most = length(0);
+    for (int64_t i = 1; i < segments; i++) most = std::max(most, length(0) + length(i));
+    return most;
+  }
 };
 
-// Longest first, so that no thread is left with a long one.
-std::vector<Sequence> attention_items(const int64_t* offsets, int64_t sequences, int64_t kv_heads) {
-  std::vector<Sequence> items;
-  items.reserve(sequences * kv_heads);
-  for (int64_t s = 0; s < sequences; s++)
-    for (int64_t head = 0; head < kv_heads; head++) items.push_back({offsets[s], offsets[s + 1] - offsets[s], head});
-  std::stable_sort(items.begin(), items.end(), [](auto& a, auto& b) { return a.length > b.length; });
+// Largest first, so that no thread is left with a large one.
+std::vector<Tree> attention_items(int64_t trees, const int64_t* first_segments, const int64_t* offsets,
+                                  int64_t kv_heads) {
+  std::vector<Tree> items;
+  items.reserve(trees * kv_heads);
+  for (int64_t t = 0; t < trees; t++)
+    for (int64_t head = 0; head < kv_heads; head++)
+      items.push_back({offsets + first_segments[t], first_segments[t + 1] - first_segments[t], head});
+  std::stable_sort(items.begin(), items.end(), [](auto& a, auto& b) { return a.tokens() > b.tokens(); });
   return items;
+}
+
+// work(segment, before) for each of a tree's segments, with the keys and values that it sees, [before + length, size],
+// those of the stem before it first.
+template <class T, class Work>
+void each_segment(const Tree& tree, const T* keys, const T* values, int64_t row, int64_t size, T* key_rows,
+                  T* value_rows, const Work& work) {
+  for (int64_t i = 0; i < tree.segments; i++) {
+    const int64_t before = tree.before(i), from = tree.offsets[i] * row + tree.kv_head * size;
+    copy_rows(keys + from, row, tree.length(i), size, size, 1.0f, key_rows + before * size);
+    copy_rows(values + from, row, tree.length(i), size, size, 1.0f, value_rows + before * size);
+    work(i, before);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------------------- operations
@@ -131,57 +157,67 @@ void silu_mul_backward(int64_t rows, int64_t size, const T* gate_up, const T* gr
 
 // Causal attention within each sequence. Also lse [N, H]: the log of the sum of exponentials of each query's scores.
 template <class T>
-void packed_attention(int64_t sequences, const int64_t* offsets, int64_t heads, int64_t kv_heads, int64_t size,
-                      const T* q, const T* k, const T* v, T* out, float* lse) {
+void packed_attention(int64_t trees, const int64_t* first_segments, const int64_t* offsets, int64_t heads,
+                      int64_t kv_heads, int64_t size, const T* q, const T* k, const T* v, T* out, float* lse) {
   using L = Lane<T>;
   const int64_t group = heads / kv_heads, wide = round_up(size, W), q_row = heads * size, k_row = kv_heads * size;
   const int64_t steps = size / PAIR<T>;
-  const auto items = attention_items(offsets, sequences, kv_heads);
+  const auto items = attention_items(trees, first_segments, offsets, kv_heads);
   each(items.size(), [&](int64_t index) {
-    const auto [first, length, kv_head] = items[index];
-    const int64_t padded = round_up(length, W), score_row = padded + W, k_at = first * k_row + kv_head * size;
+    const Tree& tree = items[index];
+    const int64_t longest = tree.longest(), padded = round_up(longest, W), score_row = padded + W;
+    T* key_rows = scratch<T>(KEY_ROWS, longest * size);
+    T* value_rows = scratch<T>(VALUE_ROWS, longest * size);
     L* keys_across = scratch<L>(ACROSS, padded * steps);
     T* values = scratch<T>(VALUES, padded * wide);
     T* queries = scratch<T>(QUERY_TILE, QUERIES * size);
     float* scores = scratch(SCORES, QUERIES * score_row);
     T* weights = scratch<T>(WEIGHTS, QUERIES * score_row);
     float* mixed = scratch(MIXED, QUERIES * wide);
-    copy_across(lanes_of(k + k_at), k_row / PAIR<T>, length, steps, keys_across);
-    copy_paired(v + k_at, k_row, length, size, wide, 1.0f, values);
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-      for (int64_t begin = 0; begin < length; begin += QUERIES) {
-        const int64_t rows = std::min(QUERIES, length - begin), seen = begin + rows, vectors = divide_up(seen, W);
-        const int64_t token = first + begin, q_at = token * q_row + head * size;
-        copy_rows(q + q_at, q_row, rows, size, size, attention_scale(size), queries);
-        product<L, L>(rows, vectors, steps, {lanes_of(queries), steps, 1}, {keys_across, W, steps * W}, scores,
-                      score_row, false);
-        float sums[QUERIES];
-        for (int64_t i = 0; i < rows; i++) {
-          float most;
-          sums[i] = exponentials(scores + i * score_row, begin + i + 1, vectors, most);
-          lse[(token + i) * heads + head] = most + std::log(sums[i]);
+    each_segment(tree, k, v, k_row, size, key_rows, value_rows, [&](int64_t segment, int64_t before) {
+      const int64_t length = tree.length(segment), all = before + length;
+      const int64_t across = before / W * W, paired = before / PAIR<T> * PAIR<T>;
+      copy_across(lanes_of(key_rows + across * size), steps, all - across, steps, keys_across + across * steps);
+      copy_paired(value_rows + paired * size, size, all - paired, size, wide, 1.0f, values + paired * wide);
+      for (int64_t head = tree.kv_head * group; head < (tree.kv_head + 1) * group; head++)
+        for (int64_t begin = 0; begin < length; begin += QUERIES) {
+          const int64_t rows = std::min(QUERIES, length - begin), seen = before + begin + rows;
+          const int64_t vectors = divide_up(seen, W), token = tree.offsets[segment] + begin;
+          const int64_t q_at = token * q_row + head * size;
+          copy_rows(q + q_at, q_row, rows, size, size, attention_scale(size), queries);
+          product<L, L>(rows, vectors, steps, {lanes_of(queries), steps, 1}, {keys_across, W, steps * W}, scores,
+                        score_row, false);
+          float sums[QUERIES];
+          for (int64_t i = 0; i < rows; i++) {
+            float most;
+            sums[i] = exponentials(scores + i * score_row, before + begin + i + 1, vectors, most);
+            lse[(token + i) * heads + head] = most + std::log(sums[i]);
+          }
+          copy_rows(scores, score_row, rows, vectors * W, score_row, 1.0f, weights);
+          product<L, L>(rows, wide / W, divide_up(seen, PAIR<T>), {lanes_of(weights), score_row / PAIR<T>, 1},
+                        {lanes_of(values), wide, W}, mixed, wide, false);
+          for (int64_t i = 0; i < rows; i++)
+            write_rows(mixed + i * wide, wide, 1, size, 1.0f / sums[i], out + q_at + i * q_row, q_row);
         }
-        copy_rows(scores, score_row, rows, vectors * W, score_row, 1.0f, weights);
-        product<L, L>(rows, wide / W, divide_up(seen, PAIR<T>), {lanes_of(weights), score_row / PAIR<T>, 1},
-                      {lanes_of(values), wide, W}, mixed, wide, false);
-        for (int64_t i = 0; i < rows; i++)
-          write_rows(mixed + i * wide, wide, 1, size, 1.0f / sums[i], out + q_at + i * q_row, q_row);
-      }
+    });
   });
 }
 
-// The probabilities are made again from lse; a key head's gradients are summed over its queries in order.
+// The probabilities are made again from lse; a key head's gradients are summed over its queries in order, those of a
+// stem over its branches too.
 template <class T>
-void packed_attention_backward(int64_t sequences, const int64_t* offsets, int64_t heads, int64_t kv_heads, int64_t size,
-                               const T* q, const T* k, const T* v, const T* out, const float* lse, const T* grad,
-                               T* grad_q, T* grad_k, T* grad_v) {
+void packed_attention_backward(int64_t trees, const int64_t* first_segments, const int64_t* offsets, int64_t heads,
+                               int64_t kv_heads, int64_t size, const T* q, const T* k, const T* v, const T* out,
+                               const float* lse, const T* grad, T* grad_q, T* grad_k, T* grad_v) {
   using L = Lane<T>;
   const int64_t group = heads / kv_heads, wide = round_up(size, W), q_row = heads * size, k_row = kv_heads * size;
   const int64_t steps = size / PAIR<T>;
-  const auto items = attention_items(offsets, sequences, kv_heads);
+  const auto items = attention_items(trees, first_segments, offsets, kv_heads);
   each(items.size(), [&](int64_t index) {
-    const auto [first, length, kv_head] = items[index];
-    const int64_t padded = round_up(length, W), score_row = padded + W, k_at = first * k_row + kv_head * size;
+    const Tree& tree = items[index];
+    const int64_t longest = tree.longest(), padded = round_up(longest, W), score_row = padded + W;
+    T* key_rows = scratch<T>(KEY_ROWS, longest * size);
+    T* value_rows = scratch<T>(VALUE_ROWS, longest * size);
     T* keys = scratch<T>(KEYS, padded * wide);
     L* keys_across = scratch<L>(ACROSS, padded * steps);
     L* values_across = scratch<L>(VALUES, padded * steps);
@@ -195,52 +231,62 @@ void packed_attention_backward(int64_t sequences, const int64_t* offsets, int64_
     T* slopes = scratch<T>(SLOPES, QUERIES * score_row);
     T* slopes_paired = scratch<T>(SLOPES_PAIRED, QUERIES * score_row);
     float* mixed = scratch(MIXED, QUERIES * wide);
-    float* grad_keys = scratch(GRAD_KEYS, length * wide);
-    float* grad_values = scratch(GRAD_VALUES, length * wide);
-    copy_paired(k + k_at, k_row, length, size, wide, 1.0f, keys);
-    copy_across(lanes_of(k + k_at), k_row / PAIR<T>, length, steps, keys_across);
-    copy_across(lanes_of(v + k_at), k_row / PAIR<T>, length, steps, values_across);
-    std::fill(grad_keys, grad_keys + length * wide, 0.0f);
-    std::fill(grad_values, grad_values + length * wide, 0.0f);
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-      for (int64_t begin = 0; begin < length; begin += QUERIES) {
-        const int64_t rows = std::min(QUERIES, length - begin), seen = begin + rows, vectors = divide_up(seen, W);
-        const int64_t token = first + begin, q_at = token * q_row + head * size, pairs = divide_up(rows, PAIR<T>);
-        const float scale = attention_scale(size);
-        copy_rows(q + q_at, q_row, rows, size, size, scale, queries);
-        copy_paired(q + q_at, q_row, rows, size, wide, scale, queries_paired);
-        copy_rows(grad + q_at, q_row, rows, size, size, 1.0f, grads);
-        copy_paired(grad + q_at, q_row, rows, size, wide, 1.0f, grads_paired);
-        product<L, L>(rows, vectors, steps, {lanes_of(queries), steps, 1}, {keys_across, W, steps * W}, scores,
-                      score_row, false);
-        product<L, L>(rows, vectors, steps, {lanes_of(grads), steps, 1}, {values_across, W, steps * W}, grad_scores,
-                      score_row, false);
-        for (int64_t i = 0; i < rows; i++) {
-          const T *mixed_row = out + q_at + i * q_row, *grad_row = grad + q_at + i * q_row;
-          float mean = 0;
+    float* grad_keys = scratch(GRAD_KEYS, longest * wide);
+    float* grad_values = scratch(GRAD_VALUES, longest * wide);
+    const auto write = [&](int64_t segment, int64_t before) {
+      const int64_t length = tree.length(segment), at = tree.offsets[segment] * k_row + tree.kv_head * size;
+      write_rows(grad_keys + before * wide, wide, length, size, 1.0f, grad_k + at, k_row);
+      write_rows(grad_values + before * wide, wide, length, size, 1.0f, grad_v + at, k_row);
+    };
+    each_segment(tree, k, v, k_row, size, key_rows, value_rows, [&](int64_t segment, int64_t before) {
+      const int64_t length = tree.length(segment), all = before + length;
+      const int64_t across = before / W * W, paired = before / PAIR<T> * PAIR<T>;
+      copy_paired(key_rows + paired * size, size, all - paired, size, wide, 1.0f, keys + paired * wide);
+      copy_across(lanes_of(key_rows + across * size), steps, all - across, steps, keys_across + across * steps);
+      copy_across(lanes_of(value_rows + across * size), steps, all - across, steps, values_across + across * steps);
+      std::fill(grad_keys + before * wide, grad_keys + all * wide, 0.0f);
+      std::fill(grad_values + before * wide, grad_values + all * wide, 0.0f);
+      for (int64_t head = tree.kv_head * group; head < (tree.kv_head + 1) * group; head++)
+        for (int64_t begin = 0; begin < length; begin += QUERIES) {
+          const int64_t rows = std::min(QUERIES, length - begin), seen = before + begin + rows;
+          const int64_t vectors = divide_up(seen, W), pairs = divide_up(rows, PAIR<T>);
+          const int64_t token = tree.offsets[segment] + begin, q_at = token * q_row + head * size;
+          const float scale = attention_scale(size);
+          copy_rows(q + q_at, q_row, rows, size, size, scale, queries);
+          copy_paired(q + q_at, q_row, rows, size, wide, scale, queries_paired);
+          copy_rows(grad + q_at, q_row, rows, size, size, 1.0f, grads);
+          copy_paired(grad + q_at, q_row, rows, size, wide, 1.0f, grads_paired);
+          product<L, L>(rows, vectors, steps, {lanes_of(queries), steps, 1}, {keys_across, W, steps * W}, scores,
+                        score_row, false);
+          product<L, L>(rows, vectors, steps, {lanes_of(grads), steps, 1}, {values_across, W, steps * W}, grad_scores,
+                        score_row, false);
+          for (int64_t i = 0; i < rows; i++) {
+            const T *mixed_row = out + q_at + i * q_row, *grad_row = grad + q_at + i * q_row;
+            float mean = 0;
 #pragma omp simd reduction(+ : mean)
-          for (int64_t j = 0; j < size; j++) mean += widen(mixed_row[j]) * widen(grad_row[j]);
-          float *row = scores + i * score_row, *slope_row = grad_scores + i * score_row;
-          std::fill(row + begin + i + 1, row + vectors * W, -INFINITY);
-          for (int64_t j = 0; j < vectors * W; j += W) {
-            const Vector weight = exponential(load(row + j) - lse[(token + i) * heads + head]);
-            store(weight, row + j);
-            store(weight * (load(slope_row + j) - mean), slope_row + j);
+            for (int64_t j = 0; j < size; j++) mean += widen(mixed_row[j]) * widen(grad_row[j]);
+            float *row = scores + i * score_row, *slope_row = grad_scores + i * score_row;
+            std::fill(row + before + begin + i + 1, row + vectors * W, -INFINITY);
+            for (int64_t j = 0; j < vectors * W; j += W) {
+              const Vector weight = exponential(load(row + j) - lse[(token + i) * heads + head]);
+              store(weight, row + j);
+              store(weight * (load(slope_row + j) - mean), slope_row + j);
+            }
           }
+          copy_paired(scores, score_row, rows, vectors * W, score_row, 1.0f, weights_paired);
+          copy_paired(grad_scores, score_row, rows, vectors * W, score_row, 1.0f, slopes_paired);
+          copy_rows(grad_scores, score_row, rows, vectors * W, score_row, 1.0f, slopes);
+          product<L, L>(rows, wide / W, divide_up(seen, PAIR<T>), {lanes_of(slopes), score_row / PAIR<T>, 1},
+                        {lanes_of(keys), wide, W}, mixed, wide, false);
+          write_rows(mixed, wide, rows, size, scale, grad_q + q_at, q_row);
+          product<L, L>(seen, wide / W, pairs, {lanes_of(slopes_paired), 1, score_row},
+                        {lanes_of(queries_paired), wide, W}, grad_keys, wide, true);
+          product<L, L>(seen, wide / W, pairs, {lanes_of(weights_paired), 1, score_row},
+                        {lanes_of(grads_paired), wide, W}, grad_values, wide, true);
         }
-        copy_paired(scores, score_row, rows, vectors * W, score_row, 1.0f, weights_paired);
-        copy_paired(grad_scores, score_row, rows, vectors * W, score_row, 1.0f, slopes_paired);
-        copy_rows(grad_scores, score_row, rows, vectors * W, score_row, 1.0f, slopes);
-        product<L, L>(rows, wide / W, divide_up(seen, PAIR<T>), {lanes_of(slopes), score_row / PAIR<T>, 1},
-                      {lanes_of(keys), wide, W}, mixed, wide, false);
-        write_rows(mixed, wide, rows, size, scale, grad_q + q_at, q_row);
-        product<L, L>(seen, wide / W, pairs, {lanes_of(slopes_paired), 1, score_row},
-                      {lanes_of(queries_paired), wide, W}, grad_keys, wide, true);
-        product<L, L>(seen, wide / W, pairs, {lanes_of(weights_paired), 1, score_row},
-                      {lanes_of(grads_paired), wide, W}, grad_values, wide, true);
-      }
-    write_rows(grad_keys, wide, length, size, 1.0f, grad_k + k_at, k_row);
-    write_rows(grad_values, wide, length, size, 1.0f, grad_v + k_at, k_row);
+      if (segment > 0) write(segment, before);
+    });
+    write(0, 0);
   });
 }
 
