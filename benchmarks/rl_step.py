@@ -97,8 +97,9 @@ def measure(bench: Bench, cell: Cell, asked: set[str]) -> set[str]:
             runs[name] = partial(rival_step, cell, side)
     config, limits = CONFIGS[cell.model], bench.limits
     rollouts = cell.groups * cell.copies
-    update = train_flops(config, [PROMPT + cell.new] * rollouts) / (limits["bf16_gflops"] * 1e9)
-    limit = decode_s(config, rollouts, cell.groups, PROMPT, cell.new, limits) + update
+    prompt, whole = train_flops(config, [PROMPT]), train_flops(config, [PROMPT + cell.new])
+    update = cell.groups * prompt + rollouts * (whole - prompt)  # a prompt is computed once
+    limit = decode_s(config, rollouts, cell.groups, PROMPT, cell.new, limits) + update / (limits["bf16_gflops"] * 1e9)
     rows = bench.compare(cell.name, runs, limit, cell.pairs, cell.warm)
     bench.claim_ratio(cell.id, rows, cell.bar)
     return dropped(rows)
