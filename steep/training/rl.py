@@ -14,7 +14,7 @@ from steep.algorithms import Algorithm, advantages, gae, token_weights
 from steep.models.weights import digest
 from steep.policies import Example, Policy, PolicyConfig
 from steep.rollouts import RolloutConfig, Rollouts, rows
-from steep.runs import Health, Progress, Stage, Stopping, measures
+from steep.runs import Health, Progress, Stage, held_out, measures
 from steep.types import Engine, Group, Rollout
 
 
@@ -54,7 +54,7 @@ def rl(
         profile(rollouts, config.profile)
         save(stage, start, policy, rollouts, health)
     baseline = before_training(rollouts, evaluate) if start == 0 else {}
-    with Progress(config.num_steps, stage.name, start=start) as progress, Stopping() as stopping:
+    with Progress(config.num_steps, stage.name, start=start) as progress, stage.stopping as stopping:
         for step in range(start, config.num_steps):
             began = time.monotonic()
             groups = rollouts.take(config.groups_per_step)

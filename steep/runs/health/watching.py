@@ -148,7 +148,7 @@ class Health:
         if self._fault is None:
             return
         fault, self._fault = self._fault, None
-        self.stage.log("health").append(asdict(fault))
+        self.stage.append("health", asdict(fault))
         self.open[fault.rule] = "roll_back"
         faults = self._faults.setdefault(step, [])
         faults.append(fault.step)
@@ -183,7 +183,6 @@ class Health:
     def _conclude(self, step: int, seen: Seen, tell: Tell) -> list[Trouble]:
         """Write down what was found in the step, and tell what is new. Returns all that is wrong."""
         troubles = []
-        log = self.stage.log("health")
         for name, (value, line, reaction) in self._found.items():
             before, rule, shown = self.open.pop(name, None), RULES[name], number(value)
             if reaction is not None:
@@ -200,10 +199,11 @@ class Health:
                 )
                 troubles.append(trouble)
                 if reaction != before or reaction != "warn":
-                    log.append(asdict(trouble))
+                    self.stage.append("health", asdict(trouble))
                     tell(f"health: {trouble}")
             elif before is not None:
-                log.append({"step": step, "rule": name, "reaction": OVER, "value": value, "message": shown})
+                over = {"step": step, "rule": name, "reaction": OVER, "value": value, "message": shown}
+                self.stage.append("health", over)
         self._found.clear()
         return troubles
 
