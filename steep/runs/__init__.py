@@ -1,6 +1,6 @@
 """Run directories, metrics, checkpoints, health, listings, progress and evidence."""
 
-from steep.runs.checkpoint import Checkpoint, Rejection, load_latest, save
+from steep.runs.checkpoint import Checkpoint, Rejection, load_best, load_latest, save
 from steep.runs.environment import git, machine, machine_line, versions
 from steep.runs.evidence import Claim, evidence, read_claims, write_evidence
 from steep.runs.files import Log, read_json, when_room, write_atomic, write_json
@@ -47,6 +47,7 @@ __all__ = [
     "held_out",
     "held_out_overlap",
     "list_runs",
+    "load_best",
     "load_latest",
     "machine",
     "machine_line",
@@ -61,8 +62,8 @@ __all__ = [
     "steps",
     "stop_with_parent",
     "versions",
-    "write_atomic",
     "when_room",
+    "write_atomic",
     "write_evidence",
     "write_json",
 ]

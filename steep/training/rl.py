@@ -33,7 +33,7 @@ class RlConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
     eval_every: int = 10
-    """Steps between evaluations on the validation split."""
+    """Steps between evaluations on the validation split. Each one takes a checkpoint too, so that the best is kept."""
     checkpoint_every: int = 10
 
 
@@ -66,8 +66,9 @@ def rl(
             metrics |= synced | {"tokens_trained": sum(len(e.ids) for e in examples)} | baseline
             baseline = {}
             updated = time.monotonic()
-            if (step + 1) % config.eval_every == 0 or step + 1 == config.num_steps:
-                metrics |= evaluate()
+            last = step + 1 == config.num_steps
+            measured = evaluate() if (step + 1) % config.eval_every == 0 or last else {}
+            metrics |= measured
             speed = {
                 "sample_s": sampled - began,
                 "update_s": updated - sampled,
@@ -79,9 +80,9 @@ def rl(
             progress.update(step + 1, shown | {"tokens/s": speed["tokens/s"]})
             progress.sample(sample_text(groups, rollouts))
             health.check(step, metrics | speed, groups, progress.note, stopping)
-            due = (step + 1) % config.checkpoint_every == 0 and health.good
-            if due or stopping.asked or step + 1 == config.num_steps:
-                save(stage, step + 1, policy, rollouts, health)
+            due = ((step + 1) % config.checkpoint_every == 0 or measured) and health.good
+            if due or stopping.asked or last:
+                save(stage, step + 1, policy, rollouts, health, held_out(measured))
             if stopping.asked:
                 stage.wait()
                 raise stopping.reason
@@ -102,9 +103,11 @@ def resume(
     return step
 
 
-def save(stage: Stage, step: int, policy: Policy, rollouts: Rollouts, health: Health) -> None:
+def save(
+    stage: Stage, step: int, policy: Policy, rollouts: Rollouts, health: Health, score: float | None = None
+) -> None:
     state = {"policy": policy.state(), "rollouts": rollouts.state(), "health": health.state()}
-    stage.save_checkpoint(step, state, policy.trained())
+    stage.save_checkpoint(step, state, policy.trained(), score)
 
 
 def profile(rollouts: Rollouts, per_level: int) -> None:
