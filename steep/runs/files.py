@@ -5,9 +5,10 @@ NaN and the infinities, which JSON does not know, are the strings "NaN", "Infini
 """
 
 import errno
+import io
 import json
-import math
 import logging
+import math
 import os
 import shutil
 import time
@@ -28,10 +29,9 @@ T = TypeVar("T")
 
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 FULL = (errno.ENOSPC, errno.EDQUOT)
+FINGERPRINT_BYTES = 256
 TAIL_BYTES = 1 << 16
 """How much of a log's end is read at first to find its last line."""
-
-
 LOOK_EVERY_S = 2.0
 """How often is looked whether a full disk has room again."""
 
@@ -58,6 +58,8 @@ def when_room(write: Callable[[], T], sleep: Callable[[float], None] = time.slee
 def free(path: Path) -> int:
     """Bytes that may still be written to the disk on which `path` is or will be."""
     return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
+
+
 @contextmanager
 def full_disk_explained(path: Path, needed: int = 0) -> Iterator[None]:
     """Turn "no space left" and "over quota" of anything inside into an error that names `path`.
@@ -164,7 +166,14 @@ class Log:
                 raise
 
     def rows(self) -> list[dict[str, Any]]:
-        return self.since(0)[0] if self.path.exists() else []
+        return self.parsed(Tail(self.path).read()[0])
+
+    def parsed(self, lines: bytes) -> list[dict[str, Any]]:
+        """The rows in some of the log's lines."""
+        try:
+            return [numbers(json.loads(line)) for line in lines.splitlines()]
+        except ValueError as error:
+            raise SteepError(f"{self.path} has a damaged line: {error}", "restore it from a copy") from None
 
     def last(self) -> dict[str, Any] | None:
         """The last whole row, read from the end of the file."""
@@ -185,20 +194,6 @@ class Log:
             tail *= 8
         return None
 
-    def since(self, start: int) -> tuple[list[dict[str, Any]], int]:
-        """The whole rows from byte `start` on, and the byte behind them.
-
-        A log that was cut back in the meantime, to be written again by a resumed run, is damaged at `start`.
-        """
-        with open(self.path, "rb") as file:
-            file.seek(start)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        try:
-            return [numbers(json.loads(line)) for line in whole.splitlines()], start + len(whole)
-        except ValueError as error:
-            raise SteepError(f"{self.path} has a damaged line: {error}", "restore it from a copy") from None
-
     def sync(self) -> None:
         """Wait until everything appended so far is on the disk."""
         if self.path.exists():
@@ -212,3 +207,33 @@ class Log:
         with open(self.path, "r+b") as file:
             file.truncate(file.read(size).rfind(b"\n") + 1)
             os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Tail:
+    """How far a log has been read, to be read on as it grows.
+
+    A log is only ever appended to, or cut back by a resume and then appended to: whether it was cut back is seen by
+    whether the last line that is known still stands where it stood.
+    """
+
+    path: Path
+    end: int = 0
+    last: bytes = b""
+    """What stands before `end`."""
+
+    def read(self) -> tuple[bytes, bool, "Tail"]:
+        """The whole lines since then, whether these are all lines because the log was cut back, and where it goes on.
+
+        A log that is not there has no lines.
+        """
+        end, last = self.end, self.last
+        with open(self.path, "rb") if self.path.exists() else io.BytesIO() as file:
+            file.seek(end - len(last))
+            anew = file.read(len(last)) != last
+            if anew:
+                end, last = 0, b""
+            file.seek(end)
+            new = file.read()
+        lines = new[: new.rfind(b"\n") + 1]
+        return lines, anew, Tail(self.path, end + len(lines), lines[-FINGERPRINT_BYTES:] or last)
