@@ -26,7 +26,7 @@ class RlConfig:
     """Problems of each level that are tried before the first step: the curriculum begins with their pass rates, and
     those that are too hard or too easy (`rollouts.curriculum`) are not drawn. None: it begins knowing nothing."""
     max_staleness: int = 0
-    """How many updates old the weights may be that sampled a group; 0 is synchronous."""
+    """How many updates old the weights may be that sampled a token; 0 is synchronous."""
     algorithm: Algorithm = field(default_factory=Algorithm)
     teacher: str | None = None
     """The model that `distill` learns from."""
@@ -98,7 +98,7 @@ def resume(
         rollouts.load_state(checkpoint.state["rollouts"])
     step = checkpoint.step if checkpoint else 0
     taken_up = {"policy": policy.state(), "rollouts": rollouts.state(), "weights": policy.trained()}
-    rollouts.next_group += groups_per_step * health.begin(checkpoint, taken_up)
+    rollouts.pass_over(health.begin(checkpoint, taken_up), groups_per_step)
     engine.load_weights(policy.weights(engine.dtype), version=step)
     return step
 
