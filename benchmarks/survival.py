@@ -1,20 +1,26 @@
-"""What steep lives through: kills, damaged checkpoints, a full disk, checks that go wrong.
+"""What steep lives through: kills, damaged checkpoints, a full disk, checks that go wrong; and what health sees.
 
     python -m benchmarks.survival            # counts them, and writes docs/results/survival.json
     python -m benchmarks.survival --json     # the same as JSON
 
 kills        SIGKILL at any time of a run of all stages, a quarter of them inside a save; it is resumed each time.
-             Survived: the finished run has the logs, rollouts and weights of one that was left alone.
+             Survived: the finished run has the logs, rollouts and weights of one that was left alone. Stale kills are
+             those of a run whose RL has two batches of rollouts under way (max_staleness 2).
 corruptions  of the newest checkpoint: a bit flipped, a page zeroed, two pages swapped, an end cut off, a file gone or
              that of another checkpoint. Found: the damaged one is named, and the one before it is loaded.
-full disk    that ends at any page of a checkpoint (on a tmpfs, so this needs root). Lived through: the error says what
-             is full, the checkpoint before is loaded, and the save succeeds once there is room.
+full disk    that ends at any page of a checkpoint (on a tmpfs, so this needs root). Lived through: the stage says so
+             and waits, the checkpoint before can be loaded meanwhile, and the save goes on by itself once there is
+             room.
 faults       checks that hang, compute for ever, crash, eat memory or raise. Labelled: with the reason, and no verdict.
+health       Rules fired: of all rules, each on its own fault (benchmarks/injections.py). False alarms: whatever health
+             tells in five short runs of which nothing is wrong (tests/recipes/coin.py), without `throughput`.
 cost         seconds of the loop that a checkpoint takes, as a share of a fine-tuning step of the nano model.
 """
 
 import argparse
+import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -24,23 +30,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
 
+from benchmarks.injections import fired, inject
 from benchmarks.worker import ROOT
 from steep.config import load_recipe, override
-from steep.errors import SteepError
 from steep.policies import Policy
-from steep.runs import Claim, Health, Run, Stage, checkpoint, evidence, write_evidence
+from steep.runs import Claim, Health, HealthConfig, Run, Stage, checkpoint, evidence, files, write_evidence
 from steep.runs.codec import encode
+from steep.runs.health import RULES
 from steep.sandbox import CheckError, Sandbox
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.mixture import Share
@@ -50,8 +58,9 @@ from steep.types import Problem, Verdict, correct, wrong
 
 COMMAND = "python -m benchmarks.survival"
 RECIPE = ROOT / "tests" / "recipes" / "tiny.py"
+CLEAN = RECIPE.with_name("coin.py")
 RESULTS = ROOT / "docs" / "results" / "survival.json"
-KILLS, CORRUPTIONS, PAGES, FAULTS = 50, 200, 20, 100
+KILLS, STALE_KILLS, CORRUPTIONS, PAGES, FAULTS, CLEAN_RUNS = 50, 20, 200, 20, 100, 5
 SAVE_CALLS = 40
 """A kill inside a save comes at one of so many calls that change the disk, counted over all saves."""
 PAGE = 4096
@@ -64,16 +73,17 @@ class Luck(Arithmetic):
         return correct() if sum(answer.encode()) % 2 else wrong("bad luck")
 
 
-def survivor() -> Recipe:
+def survivor(staleness: int = 0) -> Recipe:
     options = "--threads 1 --rl.num_steps 6 --rl.rollouts.answer 96 --rl.rollouts.curriculum.retire_at 0.2"
+    options += f" --rl.max_staleness {staleness}"
     recipe = override(load_recipe(RECIPE), options.split())
     assert isinstance(recipe, Recipe)
     return replace(recipe, tasks=(Share(task=Luck(levels=(1,))),))
 
 
-def kills(count: int, seed: int = 0) -> tuple[int, int]:
+def kills(count: int, staleness: int = 0, seed: int = 0) -> tuple[int, int]:
     """Of so many kills, how many were survived; and how many were inside a save."""
-    rng, recipe = random.Random(seed), survivor()
+    rng, recipe = random.Random(seed), survivor(staleness)
     survived = in_saves = killed = 0
     with tempfile.TemporaryDirectory() as scratch:
         whole, path = Path(scratch) / "whole", Path(scratch) / "killed"
@@ -226,33 +236,59 @@ def damage(path: Path, rng: random.Random) -> None:
 def full_disk(count: int) -> int:
     """Of so many places at which the disk ends while a checkpoint is written, how many were lived through."""
     lived = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        disk, ballast = Path(scratch) / "disk", Path(scratch) / "disk" / "ballast"
-        disk.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
-        try:
-            two_checkpoints(disk / "checkpoints")
-            needed = sum(-(-f.stat().st_size // PAGE) for f in (disk / "checkpoints" / "step-000020").iterdir())
-            state = {"moment": torch.randn(16, PAGE // 4)}
-            for number in range(count):
-                pages = number * needed // count
-                ballast.write_bytes(bytes(shutil.disk_usage(disk).free - pages * PAGE))
-                try:
-                    checkpoint.save(disk / "checkpoints", 30, state, {"w": state["moment"]})
-                except SteepError as error:
-                    loaded = checkpoint.load_latest(disk / "checkpoints")
-                    told = "the disk is full" in str(error) and loaded is not None and loaded.step == 20
-                else:
-                    told = False
-                ballast.unlink()
-                checkpoint.save(disk / "checkpoints", 30, state, {"w": state["moment"]})
-                loaded = checkpoint.load_latest(disk / "checkpoints")
-                lived += told and loaded is not None and loaded.step == 30
-                shutil.rmtree(disk / "checkpoints")
-                two_checkpoints(disk / "checkpoints")
-        finally:
-            subprocess.run(["umount", "--lazy", disk], check=True)  # what was loaded is still mapped
+    with tempfile.TemporaryDirectory() as scratch, small_disk(Path(scratch)) as disk:
+        for number in range(count):
+            stage = Stage(disk / "rl")
+            two_checkpoints(stage.checkpoints)
+            newest = checkpoint.load_latest(stage.checkpoints)
+            assert newest is not None
+            needed = sum(-(-file.stat().st_size // PAGE) for file in newest.path.iterdir())
+            with Janitor(disk, number * needed // count, stage) as janitor:
+                stage.save_checkpoint(30, newest.state, newest.weights)
+                stage.wait()
+            saved = checkpoint.load_latest(stage.checkpoints)
+            lived += janitor.found == [20] and saved is not None and saved.step == 30
+            shutil.rmtree(stage.path)
     return lived
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A disk of 4 MB at `path`, which needs Linux and root."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)  # what was loaded is still mapped
+
+
+class Janitor(logging.Handler):
+    """While entered, leaves a disk only some pages; when a stage says that it waits, looks at it, and makes room."""
+
+    def __init__(self, disk: Path, pages: int, stage: Stage) -> None:
+        super().__init__()
+        self.ballast, self.stage = disk / "ballast", stage
+        self.ballast.write_bytes(bytes(shutil.disk_usage(disk).free - pages * PAGE))
+        self.found: list[int] = []
+        """The steps of the newest whole checkpoints while the stage waited."""
+        self.impatient = patch.object(files, "LOOK_EVERY_S", 0.01)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.startswith("there is room again"):
+            return
+        loaded = checkpoint.load_latest(self.stage.checkpoints)
+        self.found.append(loaded.step if loaded else 0)
+        self.ballast.unlink()
+
+    def __enter__(self) -> "Janitor":
+        self.impatient.start()
+        files.log.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        files.log.removeHandler(self)
+        self.impatient.stop()
+        self.ballast.unlink(missing_ok=True)
 
 
 FAULT_REASONS = {
@@ -280,6 +316,25 @@ def faults(count: int) -> int:
         found = sum(pool.map(labelled, names))
     sandbox.close()
     return found
+
+
+def rules_fired() -> int:
+    """How many rules of health see their own fault."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return sum(any(row["rule"] == rule for row in fired(inject(rule, Path(scratch) / rule))) for rule in RULES)
+
+
+def false_alarms(runs: int) -> int:
+    """What health tells in so many runs of which nothing is wrong. How busy the machine is, is not looked at."""
+    told = 0
+    for seed in range(runs):
+        recipe = load_recipe(CLEAN)
+        assert isinstance(recipe, Recipe)
+        with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
+            path = Path(scratch) / "clean"
+            carry_out(path, replace(recipe, seed=seed, health=HealthConfig(throughput=None)))
+            told += sum(len(stage.log("health").rows()) for stage in Run.open(path).stages())
+    return told
 
 
 class TimedStage(Stage):
@@ -325,12 +380,15 @@ def main() -> None:
     survived, in_saves = kills(KILLS)  # first, for it forks, and nothing may have started a thread
     add("kills_survived", survived, f"== {KILLS}")
     add("kills_inside_a_save", in_saves, ">= 10")
+    add("stale_kills_survived", kills(STALE_KILLS, staleness=2)[0], f"== {STALE_KILLS}")
     add("corruptions_found", corruptions(CORRUPTIONS), f"== {CORRUPTIONS}")
     if os.geteuid() == 0 and sys.platform == "linux":
         add("full_disks_lived_through", full_disk(PAGES), f"== {PAGES}")
     else:
         print("full disk: not measured, for mounting a small disk needs Linux and root", file=told)
     add("faults_labelled", faults(FAULTS), f"== {FAULTS}")
+    add("health_rules_fired", rules_fired(), f"== {len(RULES)}")
+    add("false_alarms", false_alarms(CLEAN_RUNS), "== 0")
     shares = cost()
     add("checkpoint_share_of_a_step", statistics.median(shares), "< 0.02", min(shares), max(shares))
     seconds = time.monotonic() - began

@@ -1,5 +1,7 @@
 """Errors that a user can mend. Anything else that is raised is a bug and keeps its traceback."""
 
+from pathlib import Path
+
 
 class SteepError(Exception):
     """A user's mistake or a limit of the machine: the command line prints it and exits 2, with no traceback.
@@ -27,6 +29,15 @@ class UnknownFamilyError(ModelError):
 
 class CheckpointError(SteepError):
     """No whole checkpoint where one is needed."""
+
+
+class FullDiskError(SteepError):
+    """A disk, or a quota, has no room for something; what is on it already is as it was before."""
+
+    def __init__(self, message: str, path: Path, needed: int) -> None:
+        super().__init__(message, "free some space; a run then goes on with `steep resume RUN`")
+        self.path, self.needed = path, needed
+        """What could not be written, and how many bytes it takes."""
 
 
 class PausedError(SteepError):

@@ -381,7 +381,9 @@ def test_runs_are_listed_shown_and_compared(tiny, capsys):
     assert main(["runs", *root]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("tiny  finished  eval")
     assert main(["runs", "show", "tiny", *root]) == 0
-    assert "recipe   " in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "recipe   " in shown
+    assert f"\nbest     {tiny}/rl/best: rl after 3 steps, held out 0" in shown
     assert main(["runs", "compare", "tiny", str(tiny), *root, "--json"]) == 0
     assert last_json(capsys)["names"] == ["tiny", "tiny"]
 

@@ -18,7 +18,10 @@ OWN_OPTIONS = {
 """Of the commands in which every other option names a field of the recipe."""
 TASK_HELP = "a name in `steep tasks list`, gym:NAME, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS"
 ANSWER_HELP = "answer tokens at most (the model's own limit)"
-MODEL_HELP = "a run (runs/nano), a stage of one, a model directory, a GGUF file, smollm2, or owner/name on the hub"
+MODEL_HELP = (
+    "a run (runs/nano), a stage of one, its best checkpoint (runs/nano/rl/best), a model directory, a GGUF file, "
+    "smollm2, or owner/name on the hub"
+)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -217,6 +220,7 @@ def _eval(commands: _Commands) -> None:
         "measure a model's accuracy on held-out problems at several thinking budgets",
         "steep eval runs/nano --task countdown --budgets 0,64,256",
         "steep eval runs/nano/sft --task arithmetic --levels 1,2 --greedy",
+        "steep eval runs/nano/rl/best --task countdown",
         "steep eval runs/nano --task gsm8k --problems 50 --json",
         "steep eval runs/nano --task mine.jsonl --verifier number",
         "steep eval runs/nano --task mine.py",

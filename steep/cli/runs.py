@@ -72,6 +72,10 @@ def shown(detail: RunDetail) -> Outcome:
     if rows:
         output.say("")
         output.tell_table(["stage", "", "step", "time", "last metrics"], rows, numeric=["step", "time"])
+    for stage in detail.stages:
+        if best := (stage.summary or {}).get("best"):
+            where = detail.summary.path / stage.name / "best"
+            output.say(f"\nbest     {where}: {stage.name} after {best['step']} steps, held out {number(best['score'])}")
     if "health" in info.config:  # a study has none, nor has a run of an older version
         wrong = [f"{stage.name}, {trouble}" for stage in detail.stages for trouble in stage.health]
         output.say("\n" + "\n".join(wrong or ["healthy"]))

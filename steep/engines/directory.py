@@ -13,6 +13,7 @@ from steep.models.gguf import GgufFile, load_gguf, open_gguf, save_gguf
 from steep.models.hugging_face import HuggingFaceModel
 from steep.models.transformer import LanguageModel, Transformer
 from steep.models.vocabulary import with_new_tokens
+from steep.runs.files import fsync, full_disk_explained
 from steep.tokens import THINK, Template, TemplateConfig, derive, load_template, spare_tokens
 from steep.tokens.gguf import from_gguf, to_gguf
 
@@ -31,14 +32,21 @@ class LoadedModel:
 
 
 def save_model(directory: Path, model: LanguageModel, template: Template, dtype: torch.dtype = torch.float32) -> None:
-    """A Hugging Face directory with steep's template and efforts beside the weights."""
-    template.save(directory)
+    """A Hugging Face directory with steep's template and efforts beside the weights, all of it on the disk at the end.
+
+    A FullDiskError says that there was no room for it.
+    """
     ends, pad = sorted(template.end_ids), template.pad_id
-    if isinstance(model, HuggingFaceModel):
-        model.save(directory, eos_token_ids=ends, pad_token_id=pad, dtype=dtype)
-    else:
-        assert isinstance(model, Transformer)
-        weights.save(model, directory, eos_token_ids=ends, pad_token_id=pad, dtype=dtype)
+    needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    with full_disk_explained(directory, needed):
+        template.save(directory)
+        if isinstance(model, HuggingFaceModel):
+            model.save(directory, eos_token_ids=ends, pad_token_id=pad, dtype=dtype)
+        else:
+            assert isinstance(model, Transformer)
+            weights.save(model, directory, eos_token_ids=ends, pad_token_id=pad, dtype=dtype)
+        for path in (*directory.iterdir(), directory):
+            fsync(path)
 
 
 def save_model_gguf(path: Path, model: LanguageModel, template: Template, stored: str = "F32") -> None:

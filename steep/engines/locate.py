@@ -47,6 +47,7 @@ def find_model(name: str | Path) -> Found:
     """The files that `name` means. What lies on the disk goes before packages, and these before the hub.
 
     runs/nano, runs/nano/sft     a run, a stage of one
+    runs/nano/rl/best            the best checkpoint of a stage
     models/qwen3, model.gguf     a Hugging Face directory, a GGUF file
     smollm2                      the model in an installed package
     HuggingFaceTB/SmolLM2-360M   a model on the Hugging Face hub
@@ -71,8 +72,8 @@ def _in_directory(path: Path) -> Found:
     for candidate in (path, path / "model", *(path / stage / "model" for stage in STAGES)):
         if (candidate / CONFIG).is_file():
             whole = candidate.resolve()
-            in_run = whole.name == "model"
-            return Found(candidate, f"{whole.parent.parent.name}/{whole.parent.name}" if in_run else whole.name)
+            stage = f"{whole.parent.parent.name}/{whole.parent.name}"
+            return Found(candidate, {"model": stage, "best": f"{stage}/best"}.get(whole.name, whole.name))
     if files := sorted(file.name for file in path.glob("*.gguf")):
         raise ModelError(f"{path} holds GGUF files: {', '.join(files)}", f"name one of them: {path / files[0]}")
     raise ModelError(

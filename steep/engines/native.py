@@ -217,9 +217,21 @@ class NativeEngine:
             self.receipt = Receipt(version=version, digest=digest(own))
             return self.receipt
 
+    def recall(self) -> None:
+        """Stop all that is under way. Each future then holds its rollouts as far as they are."""
+        with self.lock:
+            jobs = self._jobs()
+            self.arrived.clear()
+            self.waiting.clear()
+            self.rows.stop[: self.active] = CANCELLED
+            self._retire()
+            for job in jobs:
+                if not job.future.done():
+                    _hand_over(job)
+
     def close(self) -> None:
         with self.lock:
-            for job in {*self.arrived, *self.waiting, *(j for j in self.rows.jobs[: self.active] if j)}:
+            for job in self._jobs():
                 self.drop(job)
             self.step()
 
@@ -227,6 +239,9 @@ class NativeEngine:
         """End a job, waiting or running, at the next step."""
         job.cancelled = True
         self.asked = True
+
+    def _jobs(self) -> set[Job]:
+        return {*self.arrived, *self.waiting, *map(_job, self.rows.jobs[: self.active])}
 
     # -- one step
 
@@ -333,16 +348,15 @@ class NativeEngine:
         rows.thought_left[r] = 0 if job.answer_now else self._thought_limit(request)
         rows.total[r] = self._total(request) if budget.total else 0
         rows.answer_left[r] = rows.total[r] or budget.answer
-        if budget.closing:
-            ended = np.flatnonzero(done == budget.closing[-1])
-            if len(ended):
-                rows.thinking[r] = False
-                rows.thought_len[r] = ended[0] + 1
-                rows.answer_left[r] -= len(done) - rows.thought_len[r]
-            else:
-                rows.thought_left[r] -= len(done)
-                if rows.thought_left[r] <= 0:
-                    rows.forcing[r] = 0
+        ended = np.flatnonzero(done == rows.think_end[r])
+        if budget.closing and not len(ended):
+            rows.thought_left[r] -= len(done)
+            if rows.thought_left[r] <= 0:
+                rows.forcing[r] = 0
+        elif len(done):
+            thought_len = int(ended[0]) + 1 if budget.closing else 0
+            rows.thinking[r], rows.thought_len[r] = False, thought_len
+            rows.answer_left[r] = (rows.total[r] or thought_len + budget.answer) - len(done)
         job.started += 1
         self.active += 1
 
@@ -455,7 +469,7 @@ class NativeEngine:
             sample=sample,
         )
         if len(job.done) == job.request.n:
-            job.future.set_result([job.done[s] for s in sorted(job.done)])
+            _hand_over(job)
 
     def _tell(self, r: int, stop: Stop | None = None) -> None:
         rows, job = self.rows, _job(self.rows.jobs[r])
@@ -492,6 +506,10 @@ def _job(job: Job | None) -> Job:
 def _logits(job: Job) -> Tensor:
     assert job.logits_V is not None
     return job.logits_V
+
+
+def _hand_over(job: Job) -> None:
+    job.future.set_result([job.done[sample] for sample in sorted(job.done)])
 
 
 def _end_cancelled(job: Job) -> None:

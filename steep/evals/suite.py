@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -102,7 +103,7 @@ def _measured(
                 ]
                 stage.save_rollouts(len(done), saved)  # the same file, if this was cut short before
                 cells += cells_of(model, name, mode, by_budget)
-                write_json(stage.path / FILE, [asdict(c) for c in cells])
+                stage.when_room(partial(write_json, stage.path / FILE, [asdict(c) for c in cells]))
                 done.add((model, name, mode))
             shown = [c for c in cells if (c.model, c.task, c.mode, c.level) == (model, name, mode, None)]
             progress.update(number + 1, {f"{name} {mode}": " ".join(f"{c.value:.0%}@{c.budget}" for c in shown)})

@@ -113,10 +113,16 @@ class Policy:
     def state(self) -> dict[str, Any]:
         """Everything beside the trained weights that an update depends on."""
         critic = None if self.critic is None else dict(self.critic.state_dict())
-        return {"step": self.step, "optimizer": self.optimizer.state(), "critic": critic, "base": self.base}
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state(),
+            "critic": critic,
+            "base": self.base,
+            "micro_batch_tokens": self.micro_batch_tokens,  # sums of other parts are rounded otherwise
+        }
 
     def load_state(self, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-        if state.get("base") != self.base:  # states of older versions have none
+        if state.get("base") != self.base:  # states of older versions lack some fields
             raise CheckpointError(
                 "the checkpoint's adapters were trained beside another model than the one that the stage begins with",
                 "put the model back that the run was started from, or begin a new run",
@@ -126,6 +132,7 @@ class Policy:
         for name, weight in own.items():
             weight.copy_(weights[name])
         self.step = state["step"]
+        self.micro_batch_tokens = state.get("micro_batch_tokens", self.micro_batch_tokens)
         self.optimizer.load_state(state["optimizer"])
         if self.critic is not None:
             self.critic.load_state_dict(state["critic"])

@@ -1,12 +1,20 @@
-"""Tasks and an engine make groups: draw problems, sample, verify. The trainer takes groups and knows no more."""
+"""Tasks and an engine make groups: draw problems, sample, verify. The trainer takes groups and knows no more.
+
+With `max_staleness` above 0 batches are under way while the trainer takes the one before them. Between two steps they
+are not in the engine: their rollouts are called back as far as they are, and carried on with the weights of the next
+step, which compute keys and values of what is there anew (as in AReaL, arXiv 2505.24298). So what is under way is data,
+and a part of the state: a cache that several versions of the weights have filled could not be made again.
+"""
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from random import Random
 from typing import Any
+
+import numpy as np
 
 from steep.rollouts.curriculum import Curriculum, CurriculumConfig
 from steep.rollouts.verify import mean_score, verified_groups
@@ -16,6 +24,7 @@ from steep.types import Engine, Group, Message, Problem, Request, Rollout, wrong
 
 LATE = wrong("was told its budget and did not end in time")
 MAX_DRAWS = 1000  # of problems that turn out to be retired, before one of them is taken all the same
+SAVED = ("ids", "logprobs", "sampled", "versions", "thought_len", "stop", "sample")  # of a rollout under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +43,38 @@ class RolloutConfig:
 
 
 @dataclass
-class Sampling:
-    """A batch of groups under way."""
+class Unfinished:
+    """A group under way."""
 
-    first: int
-    """Number of the batch's first group, from the start of the run."""
-    problems: list[Problem] = field(default_factory=list)
-    told: list[bool] = field(default_factory=list)
-    """Whether the group's prompt tells its budget."""
+    problem: Problem
+    thought: int
+    """Tokens that were drawn for it."""
+    tells: bool
+    """Whether its prompt tells them."""
+    request: Request
+    rollouts: list[Rollout] = field(default_factory=list)
+    """Of the first samples, as far as they are. Those that are `cancelled` are to be carried on."""
     futures: "list[Future[list[Rollout]]]" = field(default_factory=list)
+
+    def submit(self, engine: Engine) -> None:
+        """Ask for what is missing."""
+        begun = len(self.rollouts)
+        asked = [
+            replace(self.request, n=1, first_sample=r.sample, response_ids=tuple(r.ids.tolist()))
+            for r in self.rollouts
+            if r.stop == "cancelled"
+        ]
+        if begun < self.request.n:
+            asked.append(replace(self.request, n=self.request.n - begun, first_sample=begun))
+        self.futures = [engine.submit(request) for request in asked]
+
+    def collect(self) -> list[Rollout]:
+        """Take in what came of it."""
+        known = {rollout.sample: rollout for rollout in self.rollouts}
+        for future in self.futures:
+            known |= {r.sample: carried_on(known.get(r.sample), r) for r in future.result()}
+        self.futures, self.rollouts = [], [known[sample] for sample in sorted(known)]
+        return self.rollouts
 
 
 class Rollouts:
@@ -62,66 +94,105 @@ class Rollouts:
         self.seed, self.max_staleness = seed, max_staleness
         self.curriculum = Curriculum(shares, config.curriculum)
         self.next_group = 0  # number of the next group that is drawn
-        self.under_way: deque[Sampling] = deque()
+        self.under_way: deque[list[Unfinished]] = deque()
 
     def take(self, groups: int) -> list[Group]:
-        """The oldest batch, complete. Up to `max_staleness` batches more are kept under way meanwhile."""
+        """The oldest batch, complete. Up to `max_staleness` batches more are under way meanwhile."""
         while len(self.under_way) <= self.max_staleness:
-            self.under_way.append(self._submit(groups))
+            self.under_way.append([self._next() for _ in range(groups)])
+        for batch in self.under_way:
+            self._submit(batch)
         taken = self._judged(self.under_way.popleft())
-        for group in taken:
-            score = mean_score(group)
+        self.engine.recall()
+        for batch in self.under_way:
+            for group in batch:
+                group.collect()
+        for judged in taken:
+            score = mean_score(judged)
             if score is not None:
-                self.curriculum.learn(group.problem, score)
+                self.curriculum.learn(judged.problem, score)
         return taken
+
+    def pass_over(self, batches: int, groups: int) -> None:
+        """Leave out the batches that would be taken next."""
+        for _ in range(batches):
+            if self.under_way:
+                self.under_way.popleft()
+            else:
+                self.next_group += groups
 
     def profile(self, per_level: int) -> None:
         """Sample a group of so many problems of every level, and have the curriculum begin with what it says."""
-        batch = Sampling(self.next_group)
-        for share in self.shares:
-            for level in share.levels:
-                for problem in distinct(share.task, "train", per_level, self.seed, level):
-                    self._ask(batch, problem, Random(f"profile/{self.seed}/{problem.id}"))
+        batch = [
+            self._unfinished(problem, Random(f"profile/{self.seed}/{problem.id}"))
+            for share in self.shares
+            for level in share.levels
+            for problem in distinct(share.task, "train", per_level, self.seed, level)
+        ]
+        self._submit(batch)
         scored = [(group.problem, mean_score(group)) for group in self._judged(batch)]
         self.curriculum.begin([(problem, score) for problem, score in scored if score is not None])
 
     def state(self) -> dict[str, Any]:
-        """Where to go on: the oldest batch that was not taken is drawn again."""
-        first = self.under_way[0].first if self.under_way else self.next_group
-        return {"next_group": first, "curriculum": self.curriculum.state()}
+        return {
+            "next_group": self.next_group,
+            "under_way": [[self._saved(group) for group in batch] for batch in self.under_way],
+            "curriculum": self.curriculum.state(),
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.next_group = state["next_group"]
+        self.under_way = deque([self._loaded(saved) for saved in batch] for batch in state.get("under_way", ()))
         self.curriculum.load_state(state["curriculum"])
 
-    def _submit(self, groups: int) -> Sampling:
-        batch = Sampling(self.next_group)
-        for _ in range(groups):
-            rng = Random(f"group/{self.seed}/{self.next_group}")
-            self._ask(batch, self._draw(rng), rng)
-            self.next_group += 1
-        return batch
+    def _saved(self, group: Unfinished) -> dict[str, Any]:
+        return {
+            "problem": asdict(group.problem),
+            "tells": group.tells,
+            "thought": group.thought,
+            "seed": group.request.seed,
+            "rollouts": [{name: getattr(rollout, name) for name in SAVED} for rollout in group.rollouts],
+        }
 
-    def _ask(self, batch: Sampling, problem: Problem, rng: Random) -> None:
-        """Ask the engine for a group of a problem, under a budget that is drawn."""
+    def _loaded(self, saved: Mapping[str, Any]) -> Unfinished:
+        messages = tuple(Message(**message) for message in saved["problem"]["prompt"])
+        problem = Problem(**{**saved["problem"], "prompt": messages})
+        group = self._asked(problem, saved["thought"], saved["tells"], saved["seed"])
+        asked = group.request
+        group.rollouts = [
+            Rollout(prompt_ids=asked.prompt_ids, budget=asked.budget, seed=asked.seed, **rollout)
+            for rollout in saved["rollouts"]
+        ]
+        return group
+
+    def _next(self) -> Unfinished:
+        rng = Random(f"group/{self.seed}/{self.next_group}")
+        self.next_group += 1
+        return self._unfinished(self._draw(rng), rng)
+
+    def _unfinished(self, problem: Problem, rng: Random) -> Unfinished:
+        """A group of a problem, under a budget that is drawn."""
         thought = self._budget(rng)
-        tell = rng.random() < self.config.told_share
-        prompt = told(problem.prompt, thought) if tell else problem.prompt
+        return self._asked(problem, thought, rng.random() < self.config.told_share, rng.getrandbits(62))
+
+    def _asked(self, problem: Problem, thought: int, tells: bool, seed: int) -> Unfinished:
         request = Request(
-            prompt_ids=self.template.render(prompt),
+            prompt_ids=self.template.render(told(problem.prompt, thought) if tells else problem.prompt),
             budget=self.template.budget(thought, self.config.answer),
             n=self.config.group_size,
-            seed=rng.getrandbits(62),
+            seed=seed,
         )
-        batch.problems.append(problem)
-        batch.told.append(tell)
-        batch.futures.append(self.engine.submit(request))
+        return Unfinished(problem, thought, tells, request)
 
-    def _judged(self, batch: Sampling) -> list[Group]:
+    def _submit(self, batch: Sequence[Unfinished]) -> None:
+        for group in batch:
+            group.submit(self.engine)
+
+    def _judged(self, batch: Sequence[Unfinished]) -> list[Group]:
         """The groups of a batch when they are complete, with their verdicts."""
-        sampled = zip(batch.problems, (future.result() for future in batch.futures), strict=True)
+        sampled = ((group.problem, group.collect()) for group in batch)
         groups = verified_groups(sampled, self.tasks, self.template)
-        return [in_time(group) if tell else group for group, tell in zip(groups, batch.told, strict=True)]
+        return [in_time(judged) if group.tells else judged for group, judged in zip(batch, groups, strict=True)]
 
     def _draw(self, rng: Random) -> Problem:
         for _ in range(MAX_DRAWS):
@@ -136,6 +207,31 @@ class Rollouts:
         if rng.random() < self.config.full_share or low == high:
             return high
         return round(math.exp(rng.uniform(math.log(low), math.log(high))))
+
+
+def carried_on(before: Rollout | None, rollout: Rollout) -> Rollout:
+    """A rollout whose first tokens were sampled `before`, with what is known of them.
+
+    If it is cut short again within the closing of its thought, that is left away: it will be forced once more.
+    """
+    if before is not None:
+        given = len(before.ids)
+        rollout = replace(
+            rollout,
+            logprobs=np.concatenate([before.logprobs, rollout.logprobs[given:]]),
+            sampled=np.concatenate([before.sampled, rollout.sampled[given:]]),
+            versions=np.concatenate([before.versions, rollout.versions[given:]]),
+        )
+    if rollout.stop != "cancelled" or rollout.thought_len is not None:
+        return rollout
+    chosen = rollout.sampled
+    return replace(
+        rollout,
+        ids=rollout.ids[chosen],
+        logprobs=rollout.logprobs[chosen],
+        sampled=rollout.sampled[chosen],
+        versions=rollout.versions[chosen],
+    )
 
 
 def told(messages: Sequence[Message], thought: int) -> tuple[Message, ...]:

@@ -1,10 +1,10 @@
 """Run directories, metrics, checkpoints, health, listings, progress and evidence."""
 
-from steep.runs.checkpoint import Checkpoint, Rejection, load_latest, save
+from steep.runs.checkpoint import Checkpoint, Rejection, load_best, load_latest, save
 from steep.runs.environment import git, machine, machine_line, versions
 from steep.runs.evidence import Claim, evidence, read_claims, write_evidence
-from steep.runs.files import Log, read_json, write_atomic, write_json
-from steep.runs.health import Health, HealthConfig, RollBackError, Trouble, held_out_overlap, measures
+from steep.runs.files import Log, read_json, when_room, write_atomic, write_json
+from steep.runs.health import Health, HealthConfig, RollBackError, Trouble, held_out, held_out_overlap, measures
 from steep.runs.listing import ABSENT, Comparison, Row, RunDetail, RunSummary, StageSummary, compare, list_runs, show
 from steep.runs.progress import Progress, duration, number, printable
 from steep.runs.remaining import TrainingLeft, recorded, steps
@@ -44,8 +44,10 @@ __all__ = [
     "duration",
     "evidence",
     "git",
+    "held_out",
     "held_out_overlap",
     "list_runs",
+    "load_best",
     "load_latest",
     "machine",
     "machine_line",
@@ -60,6 +62,7 @@ __all__ = [
     "steps",
     "stop_with_parent",
     "versions",
+    "when_room",
     "write_atomic",
     "write_evidence",
     "write_json",

@@ -4,8 +4,9 @@
     checkpoints/step-000210.tmp  being written, or left by a kill: nobody reads it, the next save removes it
 
 A checkpoint of step k is what is needed to run step k: it is taken when steps 0 .. k - 1 are done. The manifest lists
-size and sha256 of every file and ends with the sum of itself. A directory gets its name last, after everything in it
-has been synced, and only then are older ones deleted. Loading recomputes every sum.
+size and sha256 of every file, has the score where one was measured, and ends with the sum of itself. A directory gets
+its name last, after everything in it has been synced, and only then are older ones deleted: all but the newest few and
+the best. Loading recomputes every sum.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from steep.errors import CheckpointError
 from steep.runs.codec import decode, encode
-from steep.runs.files import fsync_directory, full_disk_explained, write_durable
+from steep.runs.files import fsync, full_disk_explained, write_durable
 
 log = logging.getLogger(__name__)
 
@@ -55,33 +56,43 @@ class Checkpoint:
     path: Path
     state: dict[str, Any]
     weights: dict[str, Tensor]
+    score: float | None = None
+    """On held-out problems; None where none was measured."""
     rejected: tuple[Rejection, ...] = ()
     """Newer checkpoints that were found damaged."""
 
 
-def save(directory: Path, step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], keep: int = 2) -> Path:
-    """Write a checkpoint of `step` and delete all but the `keep` newest; returns its directory.
+def save(
+    directory: Path,
+    step: int,
+    state: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    score: float | None = None,
+    keep: int = 2,
+) -> Path:
+    """Write a checkpoint of `step`, and delete all but the `keep` newest and the one whose `score` is highest.
 
     Checkpoints of later steps belong to a course that was given up (a rollback), and are deleted too. When the disk is
-    full a SteepError says so, what was there stays, and nothing half-written is left.
+    full a FullDiskError says so, what was there stays, and nothing half-written is left. Returns its directory.
     """
     assert keep >= 1, keep
-    fix = f"free some space and go on with `steep resume RUN`; checkpoints in {directory} are as they were before"
-    with full_disk_explained(directory, fix):
+    structure, tensors = encode(dict(state))
+    needed = sum(tensor.nbytes for tensor in (*tensors.values(), *weights.values()))
+    with full_disk_explained(directory, needed):
         directory.mkdir(parents=True, exist_ok=True)
-        fsync_directory(directory.parent)
+        fsync(directory.parent)
         for leftover in directory.glob(f"*{TEMPORARY}"):
             shutil.rmtree(leftover)
         path = directory / _free_name(directory, step)
         temporary = path.with_name(path.name + TEMPORARY)
         try:
             temporary.mkdir()
-            _write(temporary, step, state, weights)
+            _write(temporary, {"step": step, "score": score}, structure, tensors, weights)
             os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        fsync_directory(directory)
+        fsync(directory)
         _prune(directory, path, keep)
     return path
 
@@ -93,23 +104,19 @@ def load_latest(directory: Path, report: Callable[[str], None] = log.warning) ->
     checkpoints and none is whole.
     """
     rejected: list[Rejection] = []
-    for path in reversed(_checkpoints(directory)):
-        try:
-            checkpoint = _load(path, tuple(rejected))
-        except (_DamagedError, OSError) as error:
-            rejected.append(Rejection(path=path, reason=str(error)))
-            report(str(rejected[-1]))
-            continue
-        if rejected:
-            report(f"using {path} instead")
-        return checkpoint
-    if rejected:
+    checkpoint = _first_whole(reversed(_checkpoints(directory)), rejected, report)
+    if checkpoint is None and rejected:
         reasons = "; ".join(f"{r.path.name}: {r.reason}" for r in rejected)
         raise CheckpointError(
             f"no checkpoint in {directory} is whole ({reasons})",
             f"restore one from a copy, or delete {directory} to begin the stage again",
         )
-    return None
+    return checkpoint
+
+
+def load_best(directory: Path, report: Callable[[str], None] = log.warning) -> Checkpoint | None:
+    """The whole checkpoint with the highest score, of equals the newest; None where there is none with a score."""
+    return _first_whole(_by_score(_whole(_checkpoints(directory), report)), [], report)
 
 
 def steps(directory: Path) -> list[int]:
@@ -119,6 +126,38 @@ def steps(directory: Path) -> list[int]:
 
 class _DamagedError(Exception):
     """Why a checkpoint is not whole."""
+
+
+def _first_whole(paths: Iterable[Path], rejected: list[Rejection], report: Callable[[str], None]) -> Checkpoint | None:
+    """The first that can be loaded; those before it are told to `report` and put into `rejected`."""
+    for path in paths:
+        try:
+            checkpoint = _load(path, tuple(rejected))
+        except (_DamagedError, OSError) as error:
+            rejected.append(Rejection(path=path, reason=str(error)))
+            report(str(rejected[-1]))
+            continue
+        if rejected:
+            report(f"using {path} instead")
+        return checkpoint
+    return None
+
+
+def _whole(paths: Iterable[Path], report: Callable[[str], None]) -> dict[Path, dict[str, Any]]:
+    """The manifests of those that look whole: sizes are compared, sums are not. Others are told to `report`."""
+    manifests = {}
+    for path in paths:
+        try:
+            manifests[path] = _read_manifest(path)
+        except _DamagedError as error:
+            report(str(Rejection(path=path, reason=str(error))))
+    return manifests
+
+
+def _by_score(manifests: Mapping[Path, Mapping[str, Any]]) -> list[Path]:
+    """Those that have a score, best first, of equals the newest."""
+    scored = [path for path, manifest in manifests.items() if manifest.get("score") is not None]
+    return sorted(scored, key=lambda path: (manifests[path]["score"], _order(path)), reverse=True)
 
 
 def _order(path: Path) -> tuple[int, int]:
@@ -140,8 +179,14 @@ def _free_name(directory: Path, step: int) -> str:
     return f"step-{step:06d}" + (f"-{max(taken) + 1}" if taken else "")
 
 
-def _write(directory: Path, step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    structure, tensors = encode(dict(state))
+def _write(
+    directory: Path,
+    about: Mapping[str, Any],
+    structure: Any,
+    tensors: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+) -> None:
+    """Write all files, `about` the checkpoint into the manifest."""
     document = {"state": structure, "weights": list(weights)}
     write_durable(directory / "state.json", json.dumps(document, allow_nan=False).encode())
     mode = (directory / "state.json").stat().st_mode
@@ -153,8 +198,8 @@ def _write(directory: Path, step: int, state: Mapping[str, Any], weights: Mappin
         with open(path, "rb") as file:
             os.fsync(file.fileno())
             files[path.name] = {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    write_durable(directory / MANIFEST, _render({"format": FORMAT, "step": step, "files": files}))
-    fsync_directory(directory)
+    write_durable(directory / MANIFEST, _render({"format": FORMAT, **about, "files": files}))
+    fsync(directory)
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -214,24 +259,23 @@ def _load(path: Path, rejected: tuple[Rejection, ...]) -> Checkpoint:
         path=path,
         state=decode(document["state"], load_file(path / "state.safetensors")),
         weights={name: weights[name] for name in document["weights"]},
+        score=manifest.get("score"),
         rejected=rejected,
     )
 
 
 def _prune(directory: Path, newest: Path, keep: int) -> None:
-    """Delete what comes after `newest`, and what comes before the `keep` newest that look whole.
+    """Delete what comes after `newest`, and all before it but the best and the `keep` newest that look whole.
 
-    Sums are not recomputed here, sizes are: a checkpoint that was cut short does not count as kept.
+    One that was cut short does not count as kept, and stays as long as an older one does.
     """
-    whole = 0
-    for path in reversed(_checkpoints(directory)):
-        if _order(path) > _order(newest) or whole == keep:
+    found = [path for path in reversed(_checkpoints(directory)) if _order(path) <= _order(newest)]
+    manifests = _whole(found, log.warning)
+    whole = list(manifests)[:keep]
+    recent = found if len(whole) < keep else found[: found.index(whole[-1]) + 1]
+    kept = {*recent, *_by_score(manifests)[:1]}
+    for path in _checkpoints(directory):
+        if path not in kept:
             discarded = path.with_name(path.name + TEMPORARY)
             os.rename(path, discarded)  # so that a kill while deleting does not leave a damaged checkpoint
             shutil.rmtree(discarded)
-            continue
-        try:
-            _read_manifest(path)
-            whole += 1
-        except _DamagedError as error:
-            log.warning("%s", Rejection(path=path, reason=str(error)))

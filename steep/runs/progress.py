@@ -192,6 +192,14 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def amount(count: int) -> str:
+    """Bytes as "312 B", "4.5 kB", "12.3 MB" or "1.2 GB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{number(count / scale)} {unit}"
+    return f"{count} B"
+
+
 def duration(seconds: float) -> str:
     """A time as "45 s", "3 min 20 s", "1 h 02 min" or "2 d 5 h"."""
     s = round(seconds)

@@ -5,10 +5,13 @@ runs/nano/run.json      where it came from and how it stands
           rl/
 """
 
+import errno
+import fcntl
 import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +21,15 @@ from typing import Any, Literal, Self
 import psutil
 
 from steep.config import to_json
-from steep.errors import ConfigError, PausedError, SteepError
+from steep.errors import ConfigError, FullDiskError, PausedError, SteepError
 from steep.runs import environment
-from steep.runs.files import fsync_directory, full_disk_explained, plain, read_json, write_json
+from steep.runs.files import fsync, full_disk_explained, plain, read_json, when_room, write_json
 from steep.runs.progress import duration
 from steep.runs.stage import Stage, Track
 
 RunStatus = Literal["running", "finished", "stopped", "failed", "interrupted"]
 
+LOCK = ".lock"
 SILENT_S = 3600.0
 """A run of another host that wrote nothing for so long is taken for interrupted."""
 SAME_START_S = 5.0
@@ -72,7 +76,8 @@ class Run:
     with Run.create(Path("runs/nano"), recipe="recipes/nano.py", overrides=[], config=config, seed=0) as run:
         stage = run.stage("pretrain")
 
-    which writes down how the run ended: finished, stopped (Ctrl-C, exit) or failed.
+    which writes down how the run ended: finished, stopped (Ctrl-C, exit) or failed. On a full disk that waits for room,
+    unless the run ended early: then it stays what it looks like, interrupted.
     """
 
     def __init__(self, path: Path, info: RunInfo, *, ours: bool = False) -> None:
@@ -80,17 +85,19 @@ class Run:
         self.info = info
         self.track: Track | None = None
         """Who is told, besides the logs, what the stages record that are entered from now on."""
-        self._ours = ours
+        self._lock: int | None = None
+        if ours:
+            self._claim()
 
     @classmethod
     def create(cls, path: Path, *, recipe: Path | str, overrides: Sequence[str], config: Any, seed: int | None) -> Self:
         """Begin a run in a directory that is new or empty."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
             resume = f"go on with `steep resume {path}`, or " if (path / "run.json").exists() else ""
             raise SteepError(f"{path} exists already and is not empty", f"{resume}choose another name with --run")
         with full_disk_explained(path):
             path.mkdir(parents=True, exist_ok=True)
-            fsync_directory(path.parent)
+            fsync(path.parent)
         tree = plain(to_json(config))
         by_default = set(at_default(config))
         info = RunInfo(
@@ -155,7 +162,7 @@ class Run:
             "git": environment.git(),
             "machine": environment.machine(),
         }
-        self._ours = True
+        self._claim()
         if overrides:
             entry["overrides"] = list(overrides)
             self._write(overrides=(*self.info.overrides, *overrides), config=plain(to_json(config)))
@@ -203,14 +210,17 @@ class Run:
         """A stage: entered if this process runs the run, otherwise only read."""
         path = self.path / name
         if self._ours:
-            with full_disk_explained(path):
-                path.mkdir(exist_ok=True)
-            if self.info.stage != name:
-                self._write(stage=name, stages=tuple(dict.fromkeys((*self.info.stages, name))))
+            when_room(lambda: self._enter(path))
             return Stage(path, self.track)
         if name not in self.info.stages:
             raise SteepError(f"{self.path} has no stage {name}", f"it has: {', '.join(self.info.stages) or 'none yet'}")
         return Stage(path)
+
+    def _enter(self, path: Path) -> None:
+        with full_disk_explained(path):
+            path.mkdir(exist_ok=True)
+        if self.info.stage != path.name:
+            self._write(stage=path.name, stages=tuple(dict.fromkeys((*self.info.stages, path.name))))
 
     def stages(self) -> list[Stage]:
         """All stages that were entered, in order, for reading."""
@@ -218,7 +228,7 @@ class Run:
 
     def set_status(self, status: Literal["finished", "stopped", "failed"], error: str | None = None) -> None:
         """Write down how the run ended; `error` says why it failed."""
-        self._write(status=status, error=error)
+        when_room(lambda: self._write(status=status, error=error))
 
     def __enter__(self) -> Self:
         assert self._ours, "a run that was opened is taken over with resume()"
@@ -227,14 +237,30 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if error is None:
             self.set_status("finished")
-        elif isinstance(error, PausedError):
-            self.set_status("stopped", error.message)
-        elif issubclass(kind, Exception):
-            self.set_status("failed", f"{kind.__name__}: {error}")
         else:
-            self.set_status("stopped")
+            with suppress(FullDiskError):
+                self._write(**_ended(error))
+        assert self._lock is not None
+        os.close(self._lock)
+        self._lock = None
+
+    @property
+    def _ours(self) -> bool:
+        return self._lock is not None
+
+    def _claim(self) -> None:
+        """Be the one process that writes here, though another may have looked at the same moment."""
+        with full_disk_explained(self.path):
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # anything else: a file system without locks
+                os.close(lock)
+                raise SteepError(f"{self.path} is being run by another process", "stop that one first") from None
+        self._lock = lock
 
     @property
     def _file(self) -> Path:
@@ -242,8 +268,9 @@ class Run:
 
     def _write(self, **changes: Any) -> None:
         assert self._ours, "a run that was opened is taken over with resume()"
-        self.info = replace(self.info, **changes)
-        write_json(self._file, asdict(self.info))
+        changed = replace(self.info, **changes)
+        write_json(self._file, asdict(changed))
+        self.info = changed
 
 
 def at_default(config: Any, prefix: str = "") -> Iterator[str]:
@@ -278,6 +305,14 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, list) and any(isinstance(item, (Mapping, list)) for item in tree):
         return {key: leaf for i, item in enumerate(tree) for key, leaf in flat(item, f"{prefix}.{i}").items()}
     return {prefix: tree}
+
+
+def _ended(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, PausedError):
+        return {"status": "stopped", "error": error.message}
+    if isinstance(error, Exception):
+        return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {"status": "stopped", "error": None}
 
 
 def _now() -> str:

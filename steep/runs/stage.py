@@ -5,6 +5,7 @@ runs/nano/rl/metrics.jsonl     a line a step, equal bit for bit between a resume
              rollouts/step-000010.parquet
              checkpoints/step-000010/
              model/            the final model, written by whoever made it
+             best/             that of the checkpoint with the best score, where the stage measures one
              done.json         the summary; there when the stage is finished
 """
 
@@ -22,9 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from steep.errors import FullDiskError
 from steep.runs import checkpoint
 from steep.runs.checkpoint import Checkpoint
-from steep.runs.files import Log, full_disk_explained, read_json, write_atomic, write_json
+from steep.runs.files import Log, T, full_disk_explained, read_json, when_room, write_atomic, write_json
+from steep.runs.stopping import Stopping
 
 Metrics = Mapping[str, float | int | str]
 Track = Callable[[str, int, Metrics], None]
@@ -49,6 +52,8 @@ class Stage:
 
     def __init__(self, path: Path, track: Track | None = None) -> None:
         self.path = path
+        self.stopping = Stopping()
+        """For the loop to enter. Asked to stop, nothing waits for room on a full disk any more."""
         self._track = track
         self._metrics = Log(path / "metrics.jsonl")
         self._timing = Log(path / "timing.jsonl")
@@ -57,7 +62,8 @@ class Stage:
         """Time that earlier processes spent on the steps that are recorded."""
         self._started = time.monotonic()
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._writing: Future[Path] | None = None
+        self._writing: tuple[Callable[[], Path], Future[Path]] | None = None
+        """What writes a checkpoint, and its first attempt."""
 
     @property
     def name(self) -> str:
@@ -71,6 +77,10 @@ class Stage:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
     def record(self, step: int, metrics: Metrics, timing: Mapping[str, float] | None = None) -> None:
         """Append one line about a step, the most telling metrics first: listings show those.
 
@@ -78,10 +88,12 @@ class Stage:
         """
         assert self._next_step is not None, f"{self.path} has steps already: call resume() first"
         assert step >= self._next_step, f"step {step} is recorded already"
+        if self._writing is not None and self._writing[1].done():
+            self.wait()
         elapsed_s = self._elapsed_s + time.monotonic() - self._started
-        self._metrics.append({"step": step, **metrics})
         timing = {"elapsed_s": round(elapsed_s, 3), **(timing or {})}
-        self._timing.append({"step": step, **timing})
+        self.append("metrics", {"step": step, **metrics})
+        self.append("timing", {"step": step, **timing})
         self._next_step = step + 1
         if self._track is not None:
             self._track(self.name, step, {**metrics, **timing})
@@ -103,8 +115,16 @@ class Stage:
         return self._timing.last()
 
     def log(self, name: str) -> Log:
-        """A further log of the stage, such as `health`; like the others it is cut back on resume."""
+        """A log of the stage, such as `metrics` or `health`; all are cut back on resume."""
         return Log(self.path / f"{name}.jsonl")
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append a line to a log."""
+        self.when_room(lambda: self.log(name).append(row))
+
+    def when_room(self, write: Callable[[], T]) -> T:
+        """What `write` gives. While the disk is full it waits; Ctrl-C ends that."""
+        return when_room(write, self.stopping.sleep)
 
     def save_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write what was sampled in a step. Values are scalars, strings, arrays or lists of one type, or mappings.
@@ -121,10 +141,15 @@ class Stage:
             fields.append(pa.field(name, column.type, metadata=AS_JSON if as_json else None))
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)), buffer, compression="zstd")
-        with full_disk_explained(path):
-            path.parent.mkdir(exist_ok=True)
-        write_atomic(path, buffer.getvalue().to_pybytes())
-        return path
+        data = buffer.getvalue().to_pybytes()
+
+        def write() -> Path:
+            with full_disk_explained(path, len(data)):
+                path.parent.mkdir(exist_ok=True)
+            write_atomic(path, data)
+            return path
+
+        return self.when_room(write)
 
     def rollout_steps(self) -> list[int]:
         return sorted(int(path.stem.removeprefix("step-")) for path in (self.path / "rollouts").glob("step-*.parquet"))
@@ -152,31 +177,35 @@ class Stage:
         return self.path / "rollouts" / f"step-{step:06d}.parquet"
 
     def save_checkpoint(
-        self, step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], keep: int = 2
+        self, step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], score: float | None = None
     ) -> None:
         """Save what is needed to run `step` and all after it, and how long the logs are now.
 
-        A thread writes a copy; `wait`, `finish` and the next save wait for it, and raise what went wrong.
+        A thread writes a copy. `wait`, `finish` and the next save wait for it, and raise what went wrong; the next
+        record does so too, once the thread has ended.
         """
         assert self._next_step is not None, f"{self.path} has steps already: call resume() first"
         assert self._next_step <= step, f"a checkpoint of step {step} comes before that step is recorded"
         self.wait()
         logs = self._logs()
         saved = {"logs": {log.path.name: log.size for log in logs}, "state": deepcopy(dict(state))}
-        self._writing = self._writer.submit(self._write, logs, step, saved, deepcopy(dict(weights)), keep)
+        copied = deepcopy(dict(weights))
+
+        def write() -> Path:
+            for log in logs:
+                log.sync()  # their names are synced by save()
+            return checkpoint.save(self.checkpoints, step, saved, copied, score)
+
+        self._writing = write, self._writer.submit(write)
 
     def wait(self) -> None:
         """Until the checkpoint that is being written is on the disk."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
-
-    def _write(
-        self, logs: Sequence[Log], step: int, state: Mapping[str, Any], weights: Mapping[str, Tensor], keep: int
-    ) -> Path:
-        for log in logs:
-            log.sync()  # their names are synced by save()
-        return checkpoint.save(self.checkpoints, step, state, weights, keep)
+        if self._writing is not None:
+            (write, first), self._writing = self._writing, None
+            try:
+                first.result()
+            except FullDiskError:
+                self.when_room(write)
 
     def resume(self, report: Callable[[str], None] = checkpoint.log.warning) -> Checkpoint | None:
         """The newest whole checkpoint, or None; everything recorded after it was taken is dropped.
@@ -210,8 +239,9 @@ class Stage:
         """Mark the stage as done; the figures in `summary` are what reports quote."""
         self.wait()
         for log in self._logs():
-            log.sync()
-        write_json(self.path / "done.json", {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **summary})
+            self.when_room(log.sync)
+        done = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **summary}
+        self.when_room(lambda: write_json(self.path / "done.json", done))
 
     @property
     def finished(self) -> bool:

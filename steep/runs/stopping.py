@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -43,6 +44,12 @@ class Stopping:
     def stop(self, reason: Exception) -> None:
         """Ask for it from within the loop."""
         self.asked, self.reason = True, reason
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; where Ctrl-C was pressed there is nothing to wait for."""
+        if self.asked and isinstance(self.reason, KeyboardInterrupt):
+            raise self.reason
+        time.sleep(seconds)
 
     def __enter__(self) -> Self:
         self._before = {}

@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from steep.errors import SteepError
-from steep.runs.files import Log
+from steep.runs.files import Log, Tail
 from steep.runs.remaining import TrainingLeft, steps
 from steep.runs.run import Run
 from steep.runs.stage import Stage
@@ -21,24 +20,20 @@ PACE_STEPS = 20
 """The last steps, from which the pace of a stage is told."""
 
 
-class Tail:
+class Rows:
     """The rows of a log as it grows. One that was cut back, by a resumed run, is read again."""
 
     def __init__(self, log: Log) -> None:
         self.rows: list[dict[str, Any]] = []
-        self._log, self._end = log, 0
+        self._log, self._tail = log, Tail(log.path)
 
     def look(self) -> None:
-        size = self._log.size
-        if size < self._end:
-            self.rows, self._end = [], 0
-        if size == self._end:
-            return
-        try:
-            rows, self._end = self._log.since(self._end)
-            self.rows += rows
-        except SteepError:  # cut back, and grown beyond where this was
-            self.rows, self._end = self._log.since(0)
+        lines, anew, tail = self._tail.read()
+        rows = self._log.parsed(lines)
+        if anew:
+            self.rows = []
+        self.rows += rows
+        self._tail = tail
 
 
 class StageWatch:
@@ -47,14 +42,14 @@ class StageWatch:
     def __init__(self, stage: Stage, total: int | None) -> None:
         self.name, self.total = stage.name, total
         self._stage = stage
-        self._tails = {name: Tail(stage.log(name)) for name in ("metrics", "timing", "health")}
+        self._logs = {name: Rows(stage.log(name)) for name in ("metrics", "timing", "health")}
         self._rollouts_changed = 0
         self.rollouts: list[dict[str, Any]] = []
         """Those of the newest step that has some."""
 
     def look(self) -> None:
-        for tail in self._tails.values():
-            tail.look()
+        for log in self._logs.values():
+            log.look()
         with suppress(FileNotFoundError):  # no rollouts yet, or a resumed run has just removed these
             changed = (self._stage.path / "rollouts").stat().st_mtime_ns
             if changed != self._rollouts_changed:
@@ -64,11 +59,11 @@ class StageWatch:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        return self._tails["metrics"].rows
+        return self._logs["metrics"].rows
 
     @property
     def health(self) -> list[dict[str, Any]]:
-        return self._tails["health"].rows
+        return self._logs["health"].rows
 
     @property
     def done(self) -> int:
@@ -83,13 +78,13 @@ class StageWatch:
 
     @property
     def tokens_per_s(self) -> float | None:
-        timing = self._tails["timing"].rows
+        timing = self._logs["timing"].rows
         return timing[-1].get("tokens/s") if timing else None
 
     @property
     def step_s(self) -> float | None:
         """Seconds that each of the last steps took."""
-        timing = self._tails["timing"].rows[-PACE_STEPS - 1 :]
+        timing = self._logs["timing"].rows[-PACE_STEPS - 1 :]
         if not timing:
             return None
         first = {"step": -1, "elapsed_s": 0.0} if len(timing) <= PACE_STEPS else timing[0]

@@ -1,8 +1,4 @@
-"""The numbers of a log, kept column by column, read on as the log grows, and thinned for a plot.
-
-A log is only ever appended to, or cut back by a resume and then appended to; so a look at it reads what is new, once it
-has seen that the last line it knows still stands where it stood.
-"""
+"""The numbers of a log, kept column by column, read on as the log grows, and thinned for a plot."""
 
 import io
 from dataclasses import dataclass
@@ -16,8 +12,8 @@ from pyarrow import json as arrow_json
 
 from steep.errors import SteepError
 from steep.evals.plots import SMOOTHED_FROM, running_mean
+from steep.runs.files import Tail
 
-FINGERPRINT_BYTES = 256
 BLOCK_BYTES = 1 << 24  # read at once; a line must fit
 NOT_FINITE = (b'"NaN"', b'"Infinity"', b'"-Infinity"')
 """As logs write them; to a plot they are gaps."""
@@ -42,11 +38,7 @@ class Columns:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = Lock()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._offset = 0
-        self._last = b""
+        self._tail = Tail(path)
         self._rows = 0
         self._columns: dict[str, NDArray[np.float64]] = {}
 
@@ -77,20 +69,12 @@ class Columns:
         return thin(steps_N[kept], values_N[kept], low_N[kept], high_N[kept], points)
 
     def _read_on(self) -> None:
-        if not self._path.is_file():
-            self._forget()
-            return
-        with open(self._path, "rb") as file:
-            file.seek(self._offset - len(self._last))
-            if file.read(len(self._last)) != self._last:
-                self._forget()
-            file.seek(self._offset)
-            new = file.read()
-        lines = new[: new.rfind(b"\n") + 1]
+        lines, anew, tail = self._tail.read()
+        if anew:
+            self._rows, self._columns = 0, {}
         if lines:
             self._append(lines)
-            self._offset += len(lines)
-            self._last = lines[-FINGERPRINT_BYTES:]
+        self._tail = tail
 
     def _append(self, lines: bytes) -> None:
         for name in NOT_FINITE:

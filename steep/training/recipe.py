@@ -23,6 +23,7 @@ from steep.models.transformer import LanguageModel, ModelConfig, Transformer, in
 from steep.policies import Policy, PolicyConfig
 from steep.rollouts import Rollouts
 from steep.runs import (
+    Checkpoint,
     Claim,
     Health,
     HealthConfig,
@@ -32,6 +33,7 @@ from steep.runs import (
     Trackers,
     check_trackers,
     held_out_overlap,
+    load_best,
     write_evidence,
 )
 from steep.tasks.mixture import Share, by_name, demonstrators, distinct, numbered, problems
@@ -168,9 +170,26 @@ def run_stage(stage: Stage, recipe: Recipe, health: Health, before: Path | None,
         train(stage, recipe, model.to(device), template, health)
     except RollBackError:
         return False
-    save_model(stage.model, model, template)
-    stage.finish({})
+    stage.wait()
+    best = load_best(stage.checkpoints)
+    if best is not None:
+        leave(stage, stage.best, holding(best, model), template)
+    leave(stage, stage.model, model, template)
+    stage.finish({} if best is None else {"best": {"step": best.step, "score": best.score}})
     return True
+
+
+def holding(checkpoint: Checkpoint, model: LanguageModel) -> LanguageModel:
+    """A copy of the model that was trained, with the weights of a checkpoint."""
+    copied = deepcopy(model)
+    taken = copied.load_state_dict(checkpoint.weights, strict=False)  # what is not trained is the model's own
+    assert not taken.unexpected_keys, taken
+    return copied
+
+
+def leave(stage: Stage, directory: Path, model: LanguageModel, template: Template) -> None:
+    merge(model)
+    stage.when_room(lambda: save_model(directory, model, template))
 
 
 def evaluate_run(run: Run, recipe: Recipe) -> None:
@@ -189,7 +208,8 @@ def evaluate_run(run: Run, recipe: Recipe) -> None:
             for suite in suites:
                 measure(stage, name, engine, template, {suite.task.name: suite.task}, suite.config)
     claims = recipe.claims(run) if recipe.claims else []
-    write_evidence(stage.path / "claims.json", claims, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    stage.when_room(lambda: write_evidence(stage.path / "claims.json", claims, seconds))
     stage.finish({"claims": len(claims), "hold": sum(claim.holds for claim in claims)})
 
 
@@ -237,7 +257,6 @@ def train(stage: Stage, recipe: Recipe, model: LanguageModel, template: Template
         train_rl(stage, recipe, recipe.rl, model, template, health)
     else:
         raise ConfigError(f"there is no stage {stage.name}")
-    merge(model)
 
 
 def train_rl(

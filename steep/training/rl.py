@@ -14,7 +14,7 @@ from steep.algorithms import Algorithm, advantages, gae, token_weights
 from steep.models.weights import digest
 from steep.policies import Example, Policy, PolicyConfig
 from steep.rollouts import RolloutConfig, Rollouts, rows
-from steep.runs import Health, Progress, Stage, Stopping, measures
+from steep.runs import Health, Progress, Stage, held_out, measures
 from steep.types import Engine, Group, Rollout
 
 
@@ -26,14 +26,14 @@ class RlConfig:
     """Problems of each level that are tried before the first step: the curriculum begins with their pass rates, and
     those that are too hard or too easy (`rollouts.curriculum`) are not drawn. None: it begins knowing nothing."""
     max_staleness: int = 0
-    """How many updates old the weights may be that sampled a group; 0 is synchronous."""
+    """How many updates old the weights may be that sampled a token; 0 is synchronous."""
     algorithm: Algorithm = field(default_factory=Algorithm)
     teacher: str | None = None
     """The model that `distill` learns from."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     rollouts: RolloutConfig = field(default_factory=RolloutConfig)
     eval_every: int = 10
-    """Steps between evaluations on the validation split."""
+    """Steps between evaluations on the validation split. Each one takes a checkpoint too, so that the best is kept."""
     checkpoint_every: int = 10
 
 
@@ -54,7 +54,7 @@ def rl(
         profile(rollouts, config.profile)
         save(stage, start, policy, rollouts, health)
     baseline = before_training(rollouts, evaluate) if start == 0 else {}
-    with Progress(config.num_steps, stage.name, start=start) as progress, Stopping() as stopping:
+    with Progress(config.num_steps, stage.name, start=start) as progress, stage.stopping as stopping:
         for step in range(start, config.num_steps):
             began = time.monotonic()
             groups = rollouts.take(config.groups_per_step)
@@ -66,8 +66,9 @@ def rl(
             metrics |= synced | {"tokens_trained": sum(len(e.ids) for e in examples)} | baseline
             baseline = {}
             updated = time.monotonic()
-            if (step + 1) % config.eval_every == 0 or step + 1 == config.num_steps:
-                metrics |= evaluate()
+            last = step + 1 == config.num_steps
+            measured = evaluate() if (step + 1) % config.eval_every == 0 or last else {}
+            metrics |= measured
             speed = {
                 "sample_s": sampled - began,
                 "update_s": updated - sampled,
@@ -79,9 +80,9 @@ def rl(
             progress.update(step + 1, shown | {"tokens/s": speed["tokens/s"]})
             progress.sample(sample_text(groups, rollouts))
             health.check(step, metrics | speed, groups, progress.note, stopping)
-            due = (step + 1) % config.checkpoint_every == 0 and health.good
-            if due or stopping.asked or step + 1 == config.num_steps:
-                save(stage, step + 1, policy, rollouts, health)
+            due = ((step + 1) % config.checkpoint_every == 0 or measured) and health.good
+            if due or stopping.asked or last:
+                save(stage, step + 1, policy, rollouts, health, held_out(measured))
             if stopping.asked:
                 stage.wait()
                 raise stopping.reason
@@ -97,14 +98,16 @@ def resume(
         rollouts.load_state(checkpoint.state["rollouts"])
     step = checkpoint.step if checkpoint else 0
     taken_up = {"policy": policy.state(), "rollouts": rollouts.state(), "weights": policy.trained()}
-    rollouts.next_group += groups_per_step * health.begin(checkpoint, taken_up)
+    rollouts.pass_over(health.begin(checkpoint, taken_up), groups_per_step)
     engine.load_weights(policy.weights(engine.dtype), version=step)
     return step
 
 
-def save(stage: Stage, step: int, policy: Policy, rollouts: Rollouts, health: Health) -> None:
+def save(
+    stage: Stage, step: int, policy: Policy, rollouts: Rollouts, health: Health, score: float | None = None
+) -> None:
     state = {"policy": policy.state(), "rollouts": rollouts.state(), "health": health.state()}
-    stage.save_checkpoint(step, state, policy.trained())
+    stage.save_checkpoint(step, state, policy.trained(), score)
 
 
 def profile(rollouts: Rollouts, per_level: int) -> None:

@@ -39,6 +39,7 @@ from steep.runs import (
     recorded,
     show,
     steps,
+    when_room,
     write_evidence,
 )
 from steep.training.recipe import Recipe
@@ -115,7 +116,8 @@ def run_study(run: Run, study: Study, command: Command, console: Console) -> Non
     carry_out_arms(run.path, study, command, console)
     runs = {name: Run.open(run.path / name) for name in study.arms}
     claims = study.claims(runs) if study.claims else []
-    write_evidence(run.path / CLAIMS, claims, sum(map(seconds, runs.values())))
+    spent_s = sum(map(seconds, runs.values()))
+    when_room(lambda: write_evidence(run.path / CLAIMS, claims, spent_s))
 
 
 def carry_out_arms(path: Path, study: Study, command: Command, console: Console) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from steep.algorithms import Rft
 from steep.policies import Example, Policy, PolicyConfig
-from steep.runs import Health, Progress, Stage, Stopping
+from steep.runs import Health, Progress, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ def train_supervised(
         policy.load_state(checkpoint.state, checkpoint.weights)
     health.begin(checkpoint, policy.state() | {"weights": policy.trained()})
     loss = Rft()
-    with Progress(config.steps, stage.name, start=start) as progress, Stopping() as stopping:
+    with Progress(config.steps, stage.name, start=start) as progress, stage.stopping as stopping:
         for step in range(start, config.steps):
             began = time.monotonic()
             examples = batch(step + health.passed_over)

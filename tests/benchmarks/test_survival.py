@@ -15,17 +15,19 @@ from steep.policies import Policy
 from steep.rollouts import Rollouts
 from steep.rollouts.curriculum import Curriculum
 from steep.runs import Run
+from steep.runs.health import RULES
 from steep.training import rl as rl_module
 from steep.training.recipe import run_recipe
 
 ROOT = Path(__file__).parent.parent.parent
-KILLS = 8
+KILLS, STALENESS = 8, 2
 
 
 @pytest.mark.slow
-def test_kills_are_survived():
+@pytest.mark.parametrize("staleness", [0, STALENESS])
+def test_kills_are_survived(staleness: int):
     """In a process of its own: it forks, which a process with threads must not."""
-    code = f"from benchmarks.survival import kills; print(*kills({KILLS}))"
+    code = f"from benchmarks.survival import kills; print(*kills({KILLS}, {staleness}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     survived, in_saves = map(int, done.stdout.split())
     assert survived == KILLS
@@ -45,10 +47,15 @@ def test_faults_are_labelled():
     assert survival.faults(len(survival.FAULT_REASONS)) == len(survival.FAULT_REASONS)
 
 
+def test_rules_of_health_fire_and_a_clean_run_raises_no_alarm():
+    assert survival.rules_fired() == len(RULES)
+    assert survival.false_alarms(1) == 0
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory):
     path = tmp_path_factory.mktemp("survival") / "whole"
-    survival.carry_out(path, survival.survivor())
+    survival.carry_out(path, survival.survivor(STALENESS))
     return survival.contents(path)
 
 
@@ -63,6 +70,7 @@ LOST = {
     "the moments of the optimizer": (Policy, lambda load: fresh(load, "optimizer")),
     "the weights": (Policy, lambda load: lambda self, state, weights: load(self, state, self.weights())),
     "which groups were drawn": (Rollouts, lambda load: fresh(load, "next_group")),
+    "what is under way": (Rollouts, lambda load: fresh(load, "under_way")),
     "pass rates": (Curriculum, lambda load: fresh(load, "rates")),
     "what is retired": (Curriculum, lambda load: fresh(load, "retired")),
 }
@@ -79,7 +87,7 @@ def test_a_run_that_lost_a_piece_of_its_state_does_not_go_on(lost: str, whole, t
             raise RuntimeError("cut")
         return learn(*args, **kwargs)
 
-    path, recipe = tmp_path / "cut", survival.survivor()
+    path, recipe = tmp_path / "cut", survival.survivor(STALENESS)
     monkeypatch.setattr(rl_module, "learn_from", cut)
     with pytest.raises(RuntimeError, match="cut"):
         survival.carry_out(path, recipe)

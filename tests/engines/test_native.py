@@ -146,6 +146,21 @@ def test_a_response_is_carried_on_as_if_it_had_not_been_cut():
         assert same(again, whole)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [Budget(thought=0, answer=9, closing=()), replace(budget(4, answer=6), total=20), budget(4, answer=6)],
+    ids=["no thought section", "total", "answer"],
+)
+def test_an_answer_that_is_carried_on_keeps_its_limit(limits: Budget):
+    asked = Request(prompt_ids=(3, 4, 5), budget=limits, seed=3)
+    (whole,) = engine(end=23).submit(asked).result()
+    assert whole.stop == "length"
+    assert whole.thought_len is not None
+    for cut in range(whole.thought_len, len(whole.ids)):
+        (again,) = engine(end=23).submit(replace(asked, response_ids=tuple(whole.ids[:cut].tolist()))).result()
+        assert same(again, whole)
+
+
 @pytest.mark.parametrize("thought", [0, 1, 2, 5, 16])
 def test_budgets_are_kept_exactly_and_forced_tokens_are_masked(thought: int):
     for seed in range(20):
@@ -334,6 +349,24 @@ def test_cancelling_ends_waiting_and_running_requests():
             future.result()
     assert len(kept.result()) == 2
     assert not kept.cancel()
+
+
+def test_what_is_recalled_is_given_back_as_far_as_it_is():
+    asked = [request(n=2, thought=thought, seed=seed) for seed, thought in enumerate((2, 60, 60))]
+    whole = [engine(end=23).submit(each).result() for each in asked]
+    crowded = engine(rows=3, end=23)
+    first, cut, waiting = map(crowded.submit, asked)
+    while not first.done():
+        crowded.step()
+    crowded.recall()
+    assert crowded.idle
+    assert all(same(a, b) for a, b in zip(first.result(), whole[0], strict=True))
+    (part,) = cut.result()  # the other was not begun
+    assert (part.stop, part.thought_len) == ("cancelled", None)
+    assert 0 < len(part.ids) < len(whole[1][0].ids)
+    assert part.ids.tolist() == whole[1][0].ids[: len(part.ids)].tolist()
+    assert waiting.result() == []
+    assert same(crowded.submit(asked[1]).result()[1], whole[1][1])
 
 
 def test_a_sync_gives_a_receipt_and_new_tokens_carry_the_version():

@@ -115,6 +115,21 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(error: Runtim
         policy(40).update(made, small)
 
 
+def test_micro_batches_that_were_halved_are_saved_with_the_state():
+    """They change no gradient but its rounding, and a resumed run is to be the same to the last bit."""
+    made = examples([5, 60, 9, 70, 12, 66])
+    halved, resumed, forgetful = policy(160), policy(160), policy(160)
+    halved.micro_batch_tokens //= 2
+    halved.update(made, Cispo())
+    state = copy.deepcopy(halved.state())
+    resumed.load_state(state, halved.trained())
+    forgetful.load_state({k: v for k, v in state.items() if k != "micro_batch_tokens"}, halved.trained())
+    for each in (halved, resumed, forgetful):
+        each.update(made, Cispo())
+    expected, same, other = (digest(each.weights()) for each in (halved, resumed, forgetful))
+    assert same == expected != other
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     def broken(inputs: LossInputs) -> LossOutput:
         raise RuntimeError("shapes differ")

@@ -1,6 +1,9 @@
 """Groups are drawn, sampled and verified as the numbers say, and a failing check never becomes a reward."""
 
+import json
 import time
+from copy import deepcopy
+from dataclasses import replace
 from itertools import islice
 from random import Random
 
@@ -12,6 +15,7 @@ from steep.engines import NativeConfig, NativeEngine
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.rollouts import CurriculumConfig, RolloutConfig, Rollouts, judge, rows, told, verified_groups
 from steep.rollouts.curriculum import Curriculum
+from steep.runs.codec import decode, encode
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.countdown import Countdown
 from steep.tasks.mixture import Share, distinct, numbered
@@ -68,13 +72,65 @@ def test_a_supply_goes_on_where_its_state_says(template: Template):
 
 
 def test_staleness_keeps_batches_under_way(template: Template):
-    stale = supply(template, staleness=2)
+    as_they_come = CurriculumConfig(adaptive=False)
+    stale = supply(template, staleness=2, curriculum=as_they_come)
     taken = [stale.take(2) for _ in range(3)]
     assert len(stale.under_way) == 2
     assert stale.next_group == 10
-    assert stale.state()["next_group"] == 6
-    fresh = supply(template)
-    assert ids(taken[0]) == ids(fresh.take(2))
+    assert stale.engine.idle
+    fresh = supply(template, curriculum=as_they_come)
+    assert [ids(batch) for batch in taken] == [ids(fresh.take(2)) for _ in range(3)]
+
+
+def weights(source: Rollouts, version: int) -> None:
+    """Hand other weights to the engine: those of the version."""
+    model = deepcopy(source.engine.model)
+    initialise(model, torch.Generator().manual_seed(version))
+    source.engine.load_weights(dict(model.named_parameters()), version)
+
+
+def parts(groups: list[Group]) -> list[tuple]:
+    """All that a trainer takes from the rollouts."""
+    return [
+        (r.prompt_ids, r.thought_len, r.stop, *(a.tobytes() for a in (r.ids, r.logprobs, r.sampled, r.versions)))
+        for g in groups
+        for r in g.rollouts
+    ]
+
+
+@pytest.mark.parametrize("closing", ["", "Time is up."])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_what_is_under_way_goes_on_where_the_state_says(template: Template, closing: str, at: int):
+    """Weights change at every step; the second supply is made anew at some step, of nothing but state and weights."""
+    made = Template(template.tokenizer, replace(template.config, closing=closing))
+    options = {"staleness": 2, "thought": (2, 40), "answer": 12, "told_share": 0.5}
+    whole, resumed = supply(made, **options), supply(made, **options)
+    taken, again = [], []
+    for step in range(6):
+        if step == at:
+            structure, tensors = encode(resumed.state())
+            resumed = supply(made, **options)
+            resumed.load_state(decode(json.loads(json.dumps(structure)), tensors))
+            weights(resumed, step)
+        for source, kept in ((whole, taken), (resumed, again)):
+            kept.append(source.take(3))
+            weights(source, step + 1)
+    assert [parts(groups) for groups in again] == [parts(groups) for groups in taken]
+    versions = [r.versions for groups in taken for g in groups for r in g.rollouts]
+    assert sum(v[0] < v[-1] for v in versions) > 5  # rollouts that were carried on
+    for step, groups in enumerate(taken):
+        oldest = min(int(r.versions.min()) for g in groups for r in g.rollouts)
+        assert max(0, step - 2) <= oldest <= step
+    for r in (r for groups in taken for g in groups for r in g.rollouts if r.interrupted):
+        assert r.ids[~r.sampled].tolist() == list(r.budget.closing)
+
+
+def test_batches_that_are_passed_over_are_the_next_ones(template: Template):
+    whole, left_out = supply(template, staleness=1), supply(template, staleness=1)
+    taken = [whole.take(2) for _ in range(5)]
+    left_out.take(2)
+    left_out.pass_over(2, groups=2)
+    assert [g.problem.id for g in left_out.take(2)] == [g.problem.id for g in taken[3]]
 
 
 def test_a_told_budget_must_be_kept(template: Template):

@@ -8,17 +8,19 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from steep.errors import CheckpointError, SteepError
+from steep.errors import CheckpointError, FullDiskError
 from steep.runs import checkpoint
-from steep.runs.checkpoint import load_latest, save
+from steep.runs.checkpoint import load_best, load_latest, save
 
 RMTREE = shutil.rmtree
 FILES = ["manifest.json", "state.json", "state.safetensors", "weights.safetensors"]
 
 
-def save_step(directory, step, keep=2):
+def save_step(directory, step, score=None, **more):
     weights = {"b": torch.full((40, 30), float(step)), "a": torch.arange(step, dtype=torch.bfloat16)}
-    return save(directory, step, {"step": step, "rng": torch.get_rng_state(), "m": {0: (1, 2.5)}}, weights, keep)
+    return save(
+        directory, step, {"step": step, "rng": torch.get_rng_state(), "m": {0: (1, 2.5)}}, weights, score, **more
+    )
 
 
 def names(directory):
@@ -254,6 +256,40 @@ def test_second_checkpoint_of_a_step_takes_the_place_of_the_first(two):
     assert load_latest(two).state == {"again": True}
 
 
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    for step, score in enumerate([0.1, 0.5, 0.4, None, 0.5, 0.3, None, 0.2]):
+        save_step(tmp_path, step, score)
+    assert checkpoint.steps(tmp_path) == [4, 6, 7]  # of two with the same score the newer one
+    best = load_best(tmp_path)
+    assert (best.step, best.score) == (4, 0.5)
+    assert torch.equal(best.weights["b"], torch.full((40, 30), 4.0))
+    assert load_latest(tmp_path).step == 7
+    save_step(tmp_path, 8, 0.9)
+    assert checkpoint.steps(tmp_path) == [7, 8]
+
+
+def test_a_best_one_of_a_course_that_was_given_up_is_gone(tmp_path):
+    for step, score in ((1, 0.2), (2, 0.9), (1, 0.1)):
+        save_step(tmp_path, step, score)
+    assert (load_best(tmp_path).step, load_best(tmp_path).score) == (1, 0.2)
+    assert checkpoint.steps(tmp_path) == [1]
+
+
+def test_a_damaged_best_is_told_and_the_next_best_taken(tmp_path):
+    for step, score in ((1, 0.9), (2, 0.2), (3, 0.5)):
+        save_step(tmp_path, step, score)
+    weights = tmp_path / "step-000001" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    told = []
+    assert load_best(tmp_path, told.append).step == 3
+    assert "step-000001 is damaged" in told[0]
+
+
+def test_without_scores_there_is_no_best(two):
+    assert load_best(two) is None
+    assert load_best(two / "nothing") is None
+
+
 # Full disk
 
 
@@ -275,9 +311,9 @@ def test_full_disk_leaves_the_former_checkpoint(tmp_path, monkeypatch, call, cod
     as_safetensors = SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
     monkeypatch.setattr(checkpoint, "save_file", full(checkpoint.save_file, as_safetensors))
     monkeypatch.setattr(os, "fsync", full(os.fsync, OSError(code, os.strerror(code))))
-    with pytest.raises(SteepError, match="the disk is full") as raised:
+    with pytest.raises(FullDiskError, match=r"the disk is full: .* needs 9\.9 kB, and") as raised:
         save_step(tmp_path, 20)
-    assert "free some space" in raised.value.fix
+    assert raised.value.needed == 40 * 30 * 4 + 20 * 2 + torch.get_rng_state().nbytes
     monkeypatch.undo()
     assert names(tmp_path) == ["step-000010"]
     assert load_latest(tmp_path).step == 10

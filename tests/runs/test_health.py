@@ -1,7 +1,6 @@
 """Every rule fires on its fault, and none where nothing is wrong."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,151 +8,30 @@ import numpy as np
 import pytest
 import torch
 
-from steep.errors import PausedError
-from steep.runs import (
-    Checkpoint,
-    Health,
-    HealthConfig,
-    RollBackError,
-    Stage,
-    Stopping,
-    held_out_overlap,
-    measures,
+from benchmarks.injections import (
+    CLEAN,
+    ELSEWHERE,
+    FAULTS,
+    PROMPT,
+    Fault,
+    fired,
+    go,
+    groups,
+    inject,
+    rollout,
+    saved,
+    watched,
 )
-from steep.runs.health import RULES, Limit, UpdateLimit, WarnLimit, differences, table, troubles, watching
-from steep.types import Budget, Group, Message, Problem, Rollout, Verdict, correct, invalid, wrong
-
-CLEAN = 25
-"""Steps before a fault: baselines are there."""
-PROMPT = tuple(range(100, 120))
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong in a step, laid over a step in which nothing is."""
-
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    rollout: Mapping[str, Any] = field(default_factory=dict)
-    before: int = CLEAN
-
-
-def ids(seed: int, length: int = 40) -> np.ndarray:
-    return np.random.default_rng(seed).integers(3, 90, length).astype(np.int32)
-
-
-def rollout(seed: int, sample: int, verdict: Verdict, **changes: Any) -> Rollout:
-    length = len(changes.get("ids", ())) or 40
-    whole = Rollout(
-        prompt_ids=PROMPT,
-        ids=ids(1000 * seed + sample),
-        logprobs=np.full(length, -1.0, np.float32),
-        sampled=np.ones(length, np.bool_),
-        versions=np.full(length, 50, np.int32),
-        thought_len=30,
-        stop="end",
-        budget=Budget(thought=64, answer=16, closing=(2,)),
-        seed=seed,
-        sample=sample,
-        verdict=verdict,
-    )
-    return replace(whole, **changes)
-
-
-def groups(step: int, **changes: Any) -> list[Group]:
-    problem = Problem(id="p", task="t", split="train", level=1, prompt=(Message(role="user", content="?"),), key={})
-    made = []
-    for number in range(4):
-        verdicts = [correct(), wrong("no"), wrong("no"), correct() if number else wrong("no")]
-        seed = {"seed": 4 * step + number} | changes
-        rollouts = (rollout(sample=s, **({"verdict": v} | seed)) for s, v in enumerate(verdicts))
-        made.append(Group(problem=problem, rollouts=tuple(rollouts)))
-    return made
-
-
-FAULTS = {
-    "not_finite": Fault(metrics={"grad_norm": float("nan")}),
-    "gradient_spike": Fault(metrics={"grad_norm": 5.0}),
-    "kl_blow_up": Fault(metrics={"sampler_kl": 5e-3}),
-    "mismatch": Fault(metrics={"sampler_kl": 0.02}),
-    "first_update": Fault(metrics={"sampler_kl": 2e-3}, before=0),
-    "broken_weights": Fault(metrics={"weight_norm": float("inf")}),
-    "weight_sync": Fault(metrics={"sync_failed": 1.0}),
-    "entropy_collapse": Fault(metrics={"entropy": 0.01}),
-    "entropy_explosion": Fault(metrics={"entropy": 0.5}),
-    "thought_explosion": Fault(metrics={"thought": 250.0}),
-    "thought_collapse": Fault(metrics={"thought": 20.0}),
-    "truncation": Fault(metrics={"truncated": 0.3}, rollout={"stop": "length"}),
-    "zero_variance": Fault(metrics={"signal": 0.0}),
-    "equal_rewards": Fault(rollout={"verdict": wrong("no")}),
-    "reward_without_accuracy": Fault(metrics={"reward": 0.9, "valid/t@64": 0.2, "valid/t@64_low": 0.1}),
-    "guessing": Fault(rollout={"thought_len": 2}),
-    "copying": Fault(rollout={"ids": np.array(PROMPT * 2, np.int32)}),
-    "repetition": Fault(rollout={"ids": np.full(40, 7, np.int32)}),
-    "stale_policy": Fault(rollout={"versions": np.full(40, 3, np.int32)}),
-    "duplicates": Fault(rollout={"seed": 5}),
-    "invalid_verdicts": Fault(metrics={"invalid": 0.2}, rollout={"verdict": invalid("timeout")}),
-    "canary": Fault(metrics={"canary": 0.125}),
-    "throughput": Fault(metrics={"tokens/s": 900.0}),
-}
-"""Of the rules over steps; the others are tested one by one below."""
-ELSEWHERE = {"overlap", "lost_state", "clock_jump", "disk"}
-
-
-def metrics(step: int, given: Sequence[Group]) -> dict[str, float]:
-    """A step of a run in which nothing goes wrong, with the spread that was measured in such runs."""
-    rng = np.random.default_rng(step)
-    start = {"start/valid/t@64": 0.5, "start/valid/t@64_low": 0.4} if step == 0 else {}
-    return start | {
-        "reward": 0.5 + 0.05 * rng.random(),
-        "signal": 0.6,
-        "thought": 80 + 40 * rng.random(),
-        "truncated": 0.01,
-        "invalid": 0.0,
-        "loss": 0.01 * rng.normal(),
-        "grad_norm": 0.2 * float(np.exp(0.3 * rng.normal())),
-        "sampler_kl": 3e-5 * float(np.exp(0.5 * rng.normal())),
-        "entropy": 0.1 + 0.03 * rng.random(),
-        "weight_norm": 30.0,
-        "sync_failed": 0.0,
-        "tokens/s": 20_000 + 5000 * rng.random(),
-        **measures(given, oldest=50),
-    }
-
-
-def watched(path: Path, config: HealthConfig | None = None) -> Health:
-    path.mkdir(exist_ok=True)
-    health = Health(Stage(path), config or HealthConfig(), lambda text: None)
-    health.begin(None, {})
-    return health
-
-
-def saved(step: int, health: dict[str, Any] | None = None, **state: Any) -> Checkpoint:
-    state = state if health is None else {**state, "health": health}
-    return Checkpoint(step=step, path=Path("step"), state=state, weights={"w": torch.ones(2)})
-
-
-def go(health: Health, step: int, fault: Fault | None = None) -> tuple[bool, BaseException | None]:
-    """One step. Whether its update is accepted, and what ends the run, if anything does."""
-    fault = fault or Fault()
-    given = groups(step, **fault.rollout)
-    seen = metrics(step, given) | fault.metrics
-    stopping = Stopping()
-    accepted = health.accepts({k: seen[k] for k in ("loss", "grad_norm", "sampler_kl", "entropy")})
-    try:
-        health.check(step, seen, given, lambda text: None, stopping)
-    except RollBackError as error:
-        return accepted, error
-    return accepted, stopping.reason if stopping.asked else None
-
-
-def fired(health: Health) -> list[dict[str, Any]]:
-    return health.stage.log("health").rows()
+from steep.errors import PausedError
+from steep.runs import Health, HealthConfig, RollBackError, Stage, held_out_overlap, measures
+from steep.runs.health import RULES, Limit, UpdateLimit, WarnLimit, differences, table, troubles
+from steep.types import Group, wrong
 
 
 def test_every_rule_has_a_limit_a_fault_and_a_line_in_the_docs():
-    assert set(RULES) == {f.name for f in fields(HealthConfig)} == FAULTS.keys() | ELSEWHERE
+    assert set(RULES) == {f.name for f in fields(HealthConfig)} == FAULTS.keys() | ELSEWHERE.keys()
     for f in fields(HealthConfig):
-        expected = {"update": UpdateLimit, "clock": Limit if f.name == "disk" else WarnLimit}
+        expected = {"update": UpdateLimit, "clock": WarnLimit}
         assert type(f.default) is expected.get(RULES[f.name].when, Limit)
     docs = (Path(__file__).parent.parent.parent / "docs/health.md").read_text()
     fix = "write it anew: python -c 'from steep.runs.health import table; print(table())'"
@@ -162,12 +40,7 @@ def test_every_rule_has_a_limit_a_fault_and_a_line_in_the_docs():
 
 @pytest.mark.parametrize("name", list(FAULTS))
 def test_a_fault_fires_its_rule_within_two_steps(name: str, tmp_path: Path):
-    fault, health = FAULTS[name], watched(tmp_path / "rl")
-    for step in range(fault.before):
-        assert go(health, step) == (True, None)
-    assert fired(health) == []
-    for step in (fault.before, fault.before + 1):
-        go(health, step, fault)
+    health = inject(name, tmp_path / "rl")
     rows = [row for row in fired(health) if row["rule"] == name]
     assert rows, fired(health)
     limit, row = getattr(HealthConfig(), name), rows[0]
@@ -178,15 +51,9 @@ def test_a_fault_fires_its_rule_within_two_steps(name: str, tmp_path: Path):
 
 
 def test_problems_that_are_held_out_and_trained_on_are_told_before_the_first_step(tmp_path: Path):
-    tmp_path.joinpath("rl").mkdir()
-    told: list[str] = []
-    prompts = [f"Problem {n}: how many apples does Ann have, who had {n} and ate two of them?" for n in range(40)]
-    look = {"overlap": held_out_overlap(prompts[:30], prompts[27:])}
-    health = Health(Stage(tmp_path / "rl"), HealthConfig(), told.append, lambda: look)
-    assert health.begin(None, {}) == 0
-    assert [row["rule"] for row in fired(health)] == ["overlap"]
-    assert fired(health)[0]["value"] == pytest.approx(3 / 13)
-    assert "overlap" in told[0]
+    (row,) = fired(inject("overlap", tmp_path / "rl"))
+    assert (row["rule"], row["step"]) == ("overlap", 0)
+    assert row["value"] == pytest.approx(3 / 13)
 
 
 def test_phrases_of_a_task_are_no_overlap():
@@ -199,32 +66,22 @@ def test_phrases_of_a_task_are_no_overlap():
 def test_a_state_that_was_not_taken_up_stops_the_run(tmp_path: Path):
     before = {"optimizer": [{"lr": 0.1, "exp": torch.ones(2)}]}
     assert differences(before, before) == []
-    health = watched(tmp_path / "rl")
-    assert health.begin(saved(3, **before), {**before, "weights": {"w": torch.ones(2)}}) == 0
-    now = {"optimizer": [{"lr": 0.2, "exp": torch.zeros(2)}], "weights": {"w": torch.zeros(2)}}
-    with pytest.raises(PausedError, match="lost_state 3"):
-        health.begin(saved(3, **before), now)
+    now = {**before, "weights": {"w": torch.ones(2)}, "of a newer version": 1}
+    assert watched(tmp_path / "sft").begin(saved(3, **before), now) == 0
+    health = inject("lost_state", tmp_path / "rl")
     assert fired(health)[0]["evidence"] == {"lost": "optimizer.0.lr, optimizer.0.exp, weights.w"}
+    with pytest.raises(PausedError, match="lost_state 1"):
+        health.begin(saved(3, **before), {"weights": {"w": torch.zeros(2)}})
 
 
-def test_a_clock_that_jumps_is_told(tmp_path: Path, monkeypatch):
-    health = watched(tmp_path / "rl")
-    go(health, 0)
-    plain = watching.time.time
-    monkeypatch.setattr(watching.time, "time", lambda: plain() - 3600)
-    go(health, 1)
-    assert [(row["rule"], round(row["value"])) for row in fired(health)] == [("clock_jump", 3600)]
+def test_a_clock_that_jumps_is_told(tmp_path: Path):
+    rows = fired(inject("clock_jump", tmp_path / "rl"))
+    assert [(row["rule"], round(row["value"])) for row in rows] == [("clock_jump", 3600)]
 
 
-def test_a_disk_without_room_for_checkpoints_pauses_the_run(tmp_path: Path):
-    checkpoint = tmp_path / "rl/checkpoints/step-000010"
-    checkpoint.mkdir(parents=True)
-    with open(checkpoint / "weights.safetensors", "wb") as file:
-        file.truncate(watching.shutil.disk_usage(tmp_path).free)  # a hole: it takes no room
-    health = watched(tmp_path / "rl")
-    _, end = go(health, 0)
-    assert isinstance(end, PausedError)
-    assert fired(health)[0]["rule"] == "disk"
+def test_a_disk_without_room_for_checkpoints_is_told(tmp_path: Path):
+    (row,) = fired(inject("disk", tmp_path / "rl"))
+    assert (row["rule"], row["reaction"]) == ("disk", "warn")
 
 
 def test_an_update_is_skipped_and_a_new_course_is_paused(tmp_path: Path):

@@ -4,7 +4,7 @@ import io
 import pytest
 from rich.console import Console
 
-from steep.runs.progress import Progress, duration, number, printable
+from steep.runs.progress import Progress, amount, duration, number, printable
 
 
 class Clock:
@@ -143,6 +143,9 @@ def test_stream_that_goes_away_does_not_end_the_loop(force_terminal, error):
 def test_words_for_numbers_and_times():
     assert [number(x) for x in (0, 7, 12345, 0.01234, 1.0, 99.96, 412.3, float("nan"))] == [
         "0", "7", "12,345", "0.0123", "1", "100", "412", "nan",
+    ]  # fmt: skip
+    assert [amount(count) for count in (0, 999, 4500, 12_340_000, 2 * 10**9)] == [
+        "0 B", "999 B", "4.5 kB", "12.3 MB", "2 GB",
     ]  # fmt: skip
     assert [duration(s) for s in (0.2, 59, 200, 3720, 190_000)] == [
         "0 s",

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import psutil
@@ -182,6 +182,28 @@ def test_resume_takes_over_a_dead_run_only(tmp_path):
     assert Run.open(tmp_path).status == "finished"
 
 
+RESUME = "import sys; from pathlib import Path; from steep.runs import Run\n"
+RESUME += "run = Run.open(Path(sys.argv[1])).resume(); print('at it', flush=True); input()"
+
+
+def test_of_two_that_resume_a_run_at_once_one_is_refused(tmp_path):
+    with create(tmp_path) as run:  # and let it go
+        pass
+    write_json(tmp_path / "run.json", asdict(replace(run.info, status="running")))
+    dead_process(run)
+    found = Run.open(tmp_path)
+    assert found.status == "interrupted"
+    words = [sys.executable, "-c", RESUME, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "at it\n"
+        before = (tmp_path / "run.json").read_bytes()
+        with pytest.raises(SteepError, match="is being run by another process"):
+            found.resume()
+        assert (tmp_path / "run.json").read_bytes() == before
+        other.communicate("\n")
+    found.resume()
+
+
 def test_resume_takes_fields_that_are_new_for_their_defaults(tmp_path):
     """A run that an older version began, without the optimizer's `nesterov` and the parts' `scale`."""
     with Run.create(tmp_path, recipe="r.py", overrides=[], config=Newer(), seed=0):
@@ -227,12 +249,16 @@ def test_full_disk_while_writing_run_json_leaves_the_old_one(tmp_path, monkeypat
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(SteepError, match="the disk is full"):
-        run.set_status("finished")
+    def leave():
+        with run:
+            monkeypatch.setattr(os, "fsync", full)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # and nothing else, though it cannot be written down
+        leave()
     monkeypatch.undo()
     assert Run.open(tmp_path).info.status == "running"
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
 
 
 # Stages

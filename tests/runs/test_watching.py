@@ -13,8 +13,9 @@ import pytest
 from steep.cli import main
 from steep.cli.watch import frame, rollout_lines, spark
 from steep.config import load_recipe
+from steep.errors import SteepError
 from steep.runs import Log, Run
-from steep.runs.watching import RunWatch, Tail
+from steep.runs.watching import Rows, RunWatch
 from steep.training.study import Arm, Study
 
 RECIPE = load_recipe(Path(__file__).parents[1] / "recipes" / "tiny.py")
@@ -41,7 +42,7 @@ def step(run, number, **metrics):
 
 
 def test_only_what_was_appended_is_read(tmp_path):
-    log, told = Log(tmp_path / "log.jsonl"), Tail(Log(tmp_path / "log.jsonl"))
+    log, told = Log(tmp_path / "log.jsonl"), Rows(Log(tmp_path / "log.jsonl"))
     told.look()
     assert told.rows == []
     log.append({"step": 0})
@@ -58,17 +59,33 @@ def test_only_what_was_appended_is_read(tmp_path):
     assert [row["step"] for row in told.rows] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("lines", [[{"step": 0}], [{"step": 0, "loss": "a longer line than before"}, {"step": 1}], []])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{"step": 0}],
+        [{"step": 0, "loss": "a longer line than before"}, {"step": 1}],
+        [{"step": 5}, {"step": 6}, {"step": 7}],
+        [],
+    ],
+)
 def test_a_log_that_a_resumed_run_cut_back_is_read_again(tmp_path, lines):
-    log, tail = Log(tmp_path / "log.jsonl"), Tail(Log(tmp_path / "log.jsonl"))
+    log, told = Log(tmp_path / "log.jsonl"), Rows(Log(tmp_path / "log.jsonl"))
     log.append({"step": 0})
     log.append({"step": 1})
-    tail.look()
+    told.look()
     log.truncate(0)
     for line in lines:
         log.append(line)
-    tail.look()
-    assert tail.rows == lines
+    told.look()
+    assert told.rows == lines
+
+
+def test_a_damaged_line_is_told_at_every_look(tmp_path):
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n\0\0\n')
+    told = Rows(Log(tmp_path / "log.jsonl"))
+    for _ in range(2):
+        with pytest.raises(SteepError, match="damaged line"):
+            told.look()
 
 
 def test_stages_are_followed_as_they_are_entered(run):

@@ -26,6 +26,7 @@ from steep.runs.health import HealthConfig, Limit
 from steep.tasks.countdown import Countdown
 from steep.tasks.mixture import Share
 from steep.tokens import Template, Tokenizer, chatml, compact
+from steep.training import recipe as recipe_module
 from steep.training import rl as rl_module
 from steep.training.recipe import Recipe, begin, overlap, run_recipe, watch
 from steep.training.rl import describe, learn_from
@@ -228,6 +229,60 @@ def test_a_run_with_adapters_resumes_bitwise_from_them_alone(stage: str, finishe
         assert torch.equal(trained.embedding.weight, start.embedding.weight)
         assert not torch.equal(trained.layers[0].down.weight, start.layers[0].down.weight)
         start = trained
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_a_run_with_rollouts_under_way_resumes_bitwise(at: int, finished: Path, tmp_path: Path, monkeypatch):
+    """Two batches are under way at every step and at every checkpoint."""
+    options = ("--rl.max_staleness", "2", "--rl.num_steps", "6", "--rl.checkpoint_every", "2", "--rl.eval_every", "3")
+    recipe = tiny("--start", str(finished), "--pretrain", "none", "--sft", "none", *options)
+    recipe = replace(recipe, rl=replace(recipe.rl, policy=PolicyConfig(optimizer=OptimizerConfig(lr=1e-2))))
+    monkeypatch.setattr(rl_module, "learn_from", with_signal)
+    whole = carry_out(tmp_path / "whole", recipe)
+
+    asked = 0
+
+    def cut(*arguments: Any) -> list[Example]:
+        nonlocal asked
+        asked += 1
+        if asked == at:
+            raise RuntimeError("cut")
+        return with_signal(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rl_module, "learn_from", cut)
+        with pytest.raises(RuntimeError, match="cut"):
+            carry_out(tmp_path / "cut", recipe)
+    with Run.open(tmp_path / "cut").resume(recipe) as run:
+        run_recipe(run, recipe, Console(quiet=True))
+    assert len(run.stage("rl").metrics()) == 6
+    assert lines(run.path / "rl" / "metrics.jsonl") == lines(whole.path / "rl" / "metrics.jsonl")
+    assert list(run.stage("rl").rollouts()) == list(whole.stage("rl").rollouts())
+    ours, theirs = ((each.stage("rl").model / "model.safetensors").read_bytes() for each in (run, whole))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)])
+def test_the_best_checkpoint_is_left_as_a_model_too(
+    lora: LoraConfig | None, finished: Path, tmp_path: Path, monkeypatch
+):
+    options = ("--rl.eval_every", "1", "--rl.checkpoint_every", "100")
+    recipe = replace(tiny("--start", str(finished), "--pretrain", "none", "--sft", "none", *options), evals=())
+    policy = PolicyConfig(lora=lora, optimizer=OptimizerConfig(lr=1e-2))
+    monkeypatch.setattr(rl_module, "learn_from", with_signal)
+
+    def trained(name: str, steps: int) -> Run:
+        measured = iter([0.9, 0.2, 0.8, 0.5, 0.7])
+        monkeypatch.setattr(recipe_module, "watch", lambda *_: {"valid/x@4": next(measured), "valid/x@4_low": 0.0})
+        return carry_out(tmp_path / name, replace(recipe, rl=replace(recipe.rl, num_steps=steps, policy=policy)))
+
+    long, short = trained("long", 4).stage("rl"), trained("short", 2).stage("rl")
+    assert long.summary["best"] == {"step": 2, "score": 0.8}
+    assert show(Run.open(tmp_path / "long")).stages[0].checkpoints == [2, 3, 4]
+    best, last, then = ((d / "model.safetensors").read_bytes() for d in (long.best, long.model, short.model))
+    assert best == then != last
+    assert load_model(long.best).name == "long/rl/best"
+    assert load_model(tmp_path / "long").path == long.model
 
 
 def test_supervised_training_lowers_the_loss(tmp_path: Path):

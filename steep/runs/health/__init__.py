@@ -2,7 +2,7 @@
 
 from steep.runs.health.grams import held_out_overlap
 from steep.runs.health.limits import HealthConfig, Limit, UpdateLimit, WarnLimit
-from steep.runs.health.measures import measures
+from steep.runs.health.measures import held_out, measures
 from steep.runs.health.rules import RULES, Rule, Seen, table
 from steep.runs.health.watching import Health, RollBackError, Trouble, differences, troubles
 
@@ -18,6 +18,7 @@ __all__ = [
     "UpdateLimit",
     "WarnLimit",
     "differences",
+    "held_out",
     "held_out_overlap",
     "measures",
     "table",

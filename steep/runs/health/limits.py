@@ -74,4 +74,4 @@ class HealthConfig:
     lost_state: Limit | None = Limit(pause=0)
     throughput: WarnLimit | None = WarnLimit(warn=2)
     clock_jump: WarnLimit | None = WarnLimit(warn=1)
-    disk: Limit | None = Limit(warn=1 / 3, pause=1 / 2)
+    disk: WarnLimit | None = WarnLimit(warn=1 / 3)

@@ -1,6 +1,7 @@
 """What is recorded of a step's groups for the rules."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +24,12 @@ def measures(groups: Sequence[Group], oldest: int) -> dict[str, float]:
         "repeated": repeated(responses),
         "stale": max(0, oldest - min((int(r.versions.min()) for _, r in rollouts if len(r.versions)), default=oldest)),
     }
+
+
+def held_out(metrics: Mapping[str, float], prefix: str = "valid/") -> float | None:
+    """Mean accuracy on held-out problems over tasks and budgets; None where it was not measured."""
+    points = [v for k, v in metrics.items() if k.startswith(prefix) and not k.endswith(("_low", "_high"))]
+    return statistics.fmean(points) if points else None
 
 
 def right_answer(rollout: Rollout) -> bool:

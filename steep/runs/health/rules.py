@@ -14,7 +14,7 @@ import numpy as np
 
 from steep.runs.health.grams import LENGTH, WORDS, copied, repeated
 from steep.runs.health.limits import REACTIONS, WAITING, HealthConfig
-from steep.runs.health.measures import FEW, guessed
+from steep.runs.health.measures import FEW, guessed, held_out
 from steep.types import Group, Rollout
 
 START = 5
@@ -151,16 +151,13 @@ def all_equal(seen: Seen, memory: Memory) -> float | None:
 
 def accuracy_lost(seen: Seen, memory: Memory) -> float | None:
     """How far held-out accuracy is below its start, if the reward is above its own."""
-    held_out = {k: v for k, v in seen.metrics.items() if k.startswith(("valid/", "start/valid/"))}
-    points = {k: v for k, v in held_out.items() if not k.endswith(("_low", "_high"))}
-    before = [v for k, v in points.items() if k.startswith("start/")]
-    now = [v for k, v in points.items() if not k.startswith("start/")]
-    if before:
-        memory["accuracy"] = [statistics.fmean(before)]
+    before, now = (held_out(seen.metrics, prefix) for prefix in ("start/valid/", "valid/"))
+    if before is not None:
+        memory["accuracy"] = [before]
     better = rise(seen, memory, "reward") > 0
-    if not now or "accuracy" not in memory:
+    if now is None or "accuracy" not in memory:
         return None
-    return memory["accuracy"][0] - statistics.fmean(now) if better else 0.0
+    return memory["accuracy"][0] - now if better else 0.0
 
 
 def first(name: str) -> Callable[[Seen, Memory], float | None]:
@@ -391,7 +388,7 @@ RULES: dict[str, Rule] = {
     "disk": Rule(
         measure=metric("checkpoint_of_disk"),
         value="a checkpoint's size as a share of the free disk",
-        means="Saving will fail soon.",
+        means="The run will soon have to wait until there is room.",
         do="free some space",
         when="clock",
     ),

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from steep.errors import PausedError
@@ -107,7 +108,7 @@ class Health:
         Returns how many batches are passed over beyond those that the checkpoint knows of."""
         step = checkpoint.step if checkpoint else 0
         saved = {**checkpoint.state, "weights": checkpoint.weights} if checkpoint else taken_up
-        lost = differences({part: saved.get(part) for part in taken_up}, taken_up)
+        lost = differences({part: saved[part] for part in taken_up if part in saved}, taken_up)
         state = saved.get("health", {})
         self._take_up(state)
         self._go_on_after_fault(step)
@@ -148,7 +149,7 @@ class Health:
         if self._fault is None:
             return
         fault, self._fault = self._fault, None
-        self.stage.log("health").append(asdict(fault))
+        self.stage.append("health", asdict(fault))
         self.open[fault.rule] = "roll_back"
         faults = self._faults.setdefault(step, [])
         faults.append(fault.step)
@@ -183,7 +184,6 @@ class Health:
     def _conclude(self, step: int, seen: Seen, tell: Tell) -> list[Trouble]:
         """Write down what was found in the step, and tell what is new. Returns all that is wrong."""
         troubles = []
-        log = self.stage.log("health")
         for name, (value, line, reaction) in self._found.items():
             before, rule, shown = self.open.pop(name, None), RULES[name], number(value)
             if reaction is not None:
@@ -200,10 +200,11 @@ class Health:
                 )
                 troubles.append(trouble)
                 if reaction != before or reaction != "warn":
-                    log.append(asdict(trouble))
+                    self.stage.append("health", asdict(trouble))
                     tell(f"health: {trouble}")
             elif before is not None:
-                log.append({"step": step, "rule": name, "reaction": OVER, "value": value, "message": shown})
+                over = {"step": step, "rule": name, "reaction": OVER, "value": value, "message": shown}
+                self.stage.append("health", over)
         self._found.clear()
         return troubles
 
@@ -232,12 +233,16 @@ def troubles(stage: Stage) -> list[Trouble]:
 
 
 def differences(saved: Any, now: Any, at: str = "") -> list[str]:
-    """Where two states of equal structure differ, such as `policy.optimizer.0.state.3.step`."""
+    """Where a saved state is not what it was, such as `policy.optimizer.0.state.3.step`.
+
+    Fields that it has not are those of a newer version, and nothing that was lost.
+    """
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
-        keys = dict.fromkeys([*saved, *now])
-        return [d for key in keys for d in differences(saved.get(key), now.get(key), f"{at}.{key}".lstrip("."))]
+        return [d for key in saved for d in differences(saved[key], now.get(key), f"{at}.{key}".lstrip("."))]
     if isinstance(saved, list | tuple) and isinstance(now, list | tuple) and len(saved) == len(now):
         return [d for i, pair in enumerate(zip(saved, now, strict=True)) for d in differences(*pair, f"{at}.{i}")]
+    if isinstance(saved, np.ndarray) and isinstance(now, np.ndarray):
+        return [] if np.array_equal(saved, now) else [at]
     if isinstance(saved, torch.Tensor) and isinstance(now, torch.Tensor):
         return [] if torch.equal(saved.cpu(), now.cpu()) else [at]
     return [] if saved == now else [at]
