@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 
+from steep.cache import cache_directory
 from steep.cli.engine import LONGEST_CONTEXT, new_engine
 from steep.cli.outcome import Outcome, Output
 from steep.engines import LoadedModel, load_model
@@ -15,6 +16,7 @@ try:
     from steep.server.config import ServerConfig
     from steep.server.model import ServedModel
     from steep.server.run import run as run_server
+    from steep.server.store import Store, store_url
 except ImportError as error:
     raise SteepError(f"serving needs {error.name}, which is not installed", "pip install 'steep[serve]'") from error
 
@@ -36,8 +38,9 @@ def run(args: argparse.Namespace) -> Outcome:
         drain_s=args.drain,
     )
     listener = listen(args.host, args.port)
+    store = Store(store_url(args.store or str(cache_directory() / "responses.db")), config.stored)
     models = [served(load_model(name), args) for name in args.models]
-    app = create_app(models, config)
+    app = create_app(models, config, store)
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{host}:{listener.getsockname()[1]}/v1"
     Output(stderr=True).say(f"serving {', '.join(model.name for model in models)} at {url}; Ctrl-C stops")

@@ -242,8 +242,8 @@ class NativeEngine:
                 self._decode()
 
     def _submit(self, request: Request, sink: Sink | None) -> Job:
-        room = self.config.context - len(request.prompt_ids) - len(request.budget.closing) - request.budget.answer
-        if room < 0 or not request.prompt_ids:
+        kept = max(len(request.budget.closing) + request.budget.answer, len(request.response_ids) + 1)
+        if len(request.prompt_ids) + kept > self.config.context or not request.prompt_ids:
             raise SteepError(
                 f"a prompt of {len(request.prompt_ids)} tokens and an answer of {request.budget.answer} do not fit "
                 f"a context of {self.config.context}",
@@ -333,16 +333,20 @@ class NativeEngine:
         rows.thought_left[r] = 0 if job.answer_now else self._thought_limit(request)
         rows.total[r] = self._total(request) if budget.total else 0
         rows.answer_left[r] = rows.total[r] or budget.answer
-        if budget.closing:
-            ended = np.flatnonzero(done == budget.closing[-1])
-            if len(ended):
-                rows.thinking[r] = False
-                rows.thought_len[r] = ended[0] + 1
-                rows.answer_left[r] -= len(done) - rows.thought_len[r]
-            else:
-                rows.thought_left[r] -= len(done)
-                if rows.thought_left[r] <= 0:
-                    rows.forcing[r] = 0
+        ended = np.flatnonzero(done == rows.think_end[r])
+        if len(ended):
+            rows.thinking[r] = False
+            rows.thought_len[r] = ended[0] + 1
+        if rows.thinking[r]:
+            rows.thought_left[r] -= len(done)
+            if rows.thought_left[r] <= 0:
+                rows.forcing[r] = 0
+        else:
+            answered = done[max(rows.thought_len[r], 0) :].tolist()
+            rows.answer_left[r] -= len(done) if rows.total[r] else len(answered)
+            if request.constraint is not None:
+                for id in answered:
+                    self._constraint(r).advance(id)
         job.started += 1
         self.active += 1
 
@@ -460,6 +464,10 @@ class NativeEngine:
     def _tell(self, r: int, stop: Stop | None = None) -> None:
         rows, job = self.rows, _job(self.rows.jobs[r])
         since, until = int(rows.told[r]), int(rows.count[r])
+        if stop is None:  # a closing is told as a whole, so that a response can be carried on from all that is told
+            until -= max(int(rows.forcing[r]), 0)
+            if until == since:
+                return
         rows.told[r] = until
         thought = until if rows.thinking[r] else max(int(rows.thought_len[r]), 0)
         assert job.sink is not None

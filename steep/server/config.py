@@ -24,8 +24,10 @@ class ServerConfig:
     max_body_bytes: int = 4 << 20
     queue: int = 256
     """Answers that may wait for a free row of their engine; more are refused with 429."""
-    stored: int = 500
-    """Responses kept for `previous_response_id` and `GET`; the oldest go first."""
+    stored: int = 10_000
+    """Responses kept once they are done, for `previous_response_id` and `GET`; the oldest go first."""
+    lease_s: float = 10.0
+    """After this time without a sign of life from its server, a background response is taken over by another."""
     headers_s: float = 10.0
     """Within this time the head of a request must be there,"""
     body_s: float = 30.0

@@ -12,6 +12,7 @@ class ServedModel:
         self.name, self.template = loaded.name, loaded.template
         self.created = int(time.time())
         self.rows, self.context = engine.config.rows, engine.config.context
+        self.weights = engine.receipt.digest
         self.vocab_size = loaded.model.config.vocab_size
         self.driver = Driver(engine)
         self.grammars = Grammars(loaded)

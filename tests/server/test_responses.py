@@ -135,7 +135,7 @@ def test_logprobs_are_included_where_asked_for(endless):
 
 
 REFUSED = {
-    "background": {"background": True},
+    "what is neither waited for nor stored": {"background": True, "store": False},
     "a tool": {"tools": [{"type": "web_search"}]},
     "encrypted thoughts": {"include": ["reasoning.encrypted_content"]},
     "a conversation of theirs": {"conversation": "conv_1"},
