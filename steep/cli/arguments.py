@@ -326,6 +326,13 @@ def _serve(commands: _Commands) -> None:
         help="what of a thought leaves the server: nothing, how long it was, or its text (full)",
     )
     parser.add_argument(
+        "--thinking",
+        choices=("whole", "chunked"),
+        default="whole",
+        help="how a thought keeps to the context: it fits as a whole (default), or goes on in chunks for as long as a "
+        "budget says, each of which sees the prompt and the last part of the chunk before",
+    )
+    parser.add_argument(
         "--store",
         metavar="FILE|URL",
         help="database of responses, from which those in the background go on after a crash: a file, or "

@@ -8,7 +8,7 @@ import socket
 from steep.cache import cache_directory
 from steep.cli.engine import LONGEST_CONTEXT, new_engine
 from steep.cli.outcome import Outcome, Output
-from steep.engines import LoadedModel, load_model
+from steep.engines import ChunkedEngine, LoadedModel, NativeEngine, load_model
 from steep.errors import SteepError
 
 try:
@@ -52,7 +52,8 @@ def served(loaded: LoadedModel, args: argparse.Namespace) -> ServedModel:
     longest = loaded.model.config.max_positions
     if args.context is not None and args.context > longest:
         raise SteepError(f"the context of {loaded.name} is {longest} tokens", f"choose --context {longest} or less")
-    return ServedModel(loaded, new_engine(loaded, args.rows, args.context or min(longest, LONGEST_CONTEXT)))
+    kind = ChunkedEngine if args.thinking == "chunked" else NativeEngine
+    return ServedModel(loaded, new_engine(loaded, args.rows, args.context or min(longest, LONGEST_CONTEXT), kind))
 
 
 def is_loopback(host: str) -> bool:

@@ -119,6 +119,8 @@ class Rows:
         self.answer_left = zeros(np.int64)
         self.total = zeros(np.int64)  # response tokens at most, 0 where only the answer has a limit
         self.must_answer = zeros(np.bool_)
+        self.pause = zeros(np.bool_)
+        self.dropped = zeros(np.int64)
         self.constrained = zeros(np.bool_)
         self.think_end = np.full(rows, -1, np.int64)  # the end-of-thought token, -1 without a thought section
         self.forcing = np.full(rows, -1, np.int64)  # index of the next closing token, -1 when nothing is forced
@@ -322,7 +324,8 @@ class NativeEngine:
         rows.versions[r, : len(done)] = self.version
         rows.stop[r] = 0
         rows.watched[r], rows.told[r] = job.sink is not None, len(done)
-        rows.must_answer[r] = budget.must_answer
+        rows.must_answer[r], rows.pause[r] = budget.must_answer, budget.pause
+        rows.dropped[r] = request.dropped
         rows.constrained[r] = request.constraint is not None
         if request.constraint is not None:
             job.constraints[int(rows.sample[r])] = request.constraint()
@@ -378,7 +381,7 @@ class NativeEngine:
             logits_BV,
             torch.from_numpy(rows.temperature[at]).to(self.device),
             torch.from_numpy(rows.top_p[at]).to(self.device),
-            torch.from_numpy(uniforms(rows.stream[at], rows.count[at])).to(self.device),
+            torch.from_numpy(uniforms(rows.stream[at], rows.dropped[at] + rows.count[at])).to(self.device),
         )
         return ids.cpu().numpy(), logprobs.cpu().numpy()
 
@@ -411,7 +414,9 @@ class NativeEngine:
         rows.thinking[at] &= ~closed
         np.copyto(rows.thought_len[at], rows.count[at], where=closed)
         rows.thought_left[at] -= going_on
-        rows.forcing[at][going_on & (rows.thought_left[at] <= 0)] = 0
+        spent = going_on & (rows.thought_left[at] <= 0)
+        rows.forcing[at][spent & ~rows.pause[at]] = 0
+        rows.stop[at][spent & rows.pause[at]] = LENGTH
         np.copyto(rows.answer_left[at], rows.total[at] - rows.count[at], where=closed & (rows.total[at] > 0))
         rows.answer_left[at] -= answering
         rows.stop[at][answering & (rows.answer_left[at] <= 0)] = LENGTH

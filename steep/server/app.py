@@ -96,6 +96,7 @@ def describe(model: ServedModel, config: ServerConfig) -> dict[str, Any]:
         "thinks": template.think_close_id is not None,
         "efforts": dict(template.config.efforts),
         "default_effort": model.default_effort,
+        "thinking": "chunked" if model.chunked else "whole",
         "max_thought": config.max_thought,
         "answer": template.config.answer,
         "thoughts": config.thoughts,

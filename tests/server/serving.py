@@ -133,9 +133,9 @@ class Client:
 
 
 @contextmanager
-def serving(endless=False, rows=8, context=CONTEXT, store=IN_MEMORY, **config):
+def serving(endless=False, rows=8, context=CONTEXT, store=IN_MEMORY, kind=NativeEngine, **config):
     loaded = tiny(endless)
-    engine = NativeEngine(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
+    engine = kind(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
     settings = ServerConfig(**config)
     app = create_app([ServedModel(loaded, engine)], settings, Store(store_url(str(store)), settings.stored))
     listener = socket.create_server(("127.0.0.1", 0))

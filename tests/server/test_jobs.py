@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import pytest
 
-from steep.engines import NativeConfig, NativeEngine, load_model, save_model
+from steep.engines import ChunkedEngine, NativeConfig, NativeEngine, load_model, save_model
 from steep.errors import SteepError
 from steep.server.store import Gain, Record, State, Store, store_url
 from steep.types import Budget, Progress, Request
@@ -31,7 +31,7 @@ def begin(client, **fields):
 
 def finished(client, id):
     """The response when it is done."""
-    client.wait(lambda: client.get(f"/v1/responses/{id}")[1]["status"] not in ("queued", "in_progress"))
+    client.wait(lambda: client.get(f"/v1/responses/{id}")[1]["status"] not in ("queued", "in_progress"), seconds=120)
     return client.get(f"/v1/responses/{id}")[1]
 
 
@@ -172,17 +172,19 @@ def test_responses_are_there_after_a_restart(tmp_path):
         assert (status, "made by weights of tiny that are not served here" in answer["error"]["message"]) == (404, True)
 
 
-def test_a_server_that_stops_leaves_its_work_to_the_next(tmp_path):
-    database = tmp_path / "a.db"
-    with serving(endless=True, context=4096, store=database, drain_s=0) as client:
-        id = begin(client, **LONG)
+@pytest.mark.parametrize(("kind", "context"), [(NativeEngine, 4096), (ChunkedEngine, 256)])
+def test_a_server_that_stops_leaves_its_work_to_the_next(tmp_path, kind, context):
+    options = {"endless": True, "context": context, "kind": kind, "store": tmp_path / "a.db"}
+    asked = {"input": "x", "thinking_token_budget": 2000}
+    with serving(**options, drain_s=0) as client:
+        id = begin(client, **asked)
         client.wait(lambda: saved(client.service.store, id))
         client.server.handle_exit(signal.SIGTERM, None)
         client.wait(lambda: client.server.should_exit)
-    with serving(endless=True, context=4096, store=database) as client:
+    with serving(**options) as client:
         kept = saved(client.service.store, id)
-        assert 0 < len(kept) < 3900
-        assert lasting(finished(client, id)) == lasting(client.respond(**LONG | {"background": False}))
+        assert 0 < len(kept) < 2000
+        assert lasting(finished(client, id)) == lasting(client.respond(**asked))
         assert saved(client.service.store, id)[: len(kept)] == kept
 
 
