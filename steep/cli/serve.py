@@ -4,6 +4,7 @@ import argparse
 import ipaddress
 import os
 import socket
+from pathlib import Path
 
 from steep.cache import cache_directory
 from steep.cli.engine import LONGEST_CONTEXT, new_engine
@@ -16,6 +17,7 @@ try:
     from steep.server.config import ServerConfig
     from steep.server.model import ServedModel
     from steep.server.run import run as run_server
+    from steep.server.sealing import secret_in
     from steep.server.store import Store, store_url
 except ImportError as error:
     raise SteepError(f"serving needs {error.name}, which is not installed", "pip install 'steep[serve]'") from error
@@ -28,8 +30,12 @@ def run(args: argparse.Namespace) -> Outcome:
             f"anyone who reaches {args.host} could use the models",
             "set STEEP_API_KEY to a secret of your choice, or stay on 127.0.0.1",
         )
+    where = args.store or str(cache_directory() / "responses.db")
+    url = store_url(where)
+    secret = os.environ.get("STEEP_SECRET") or (None if "://" in where else secret_in(Path(f"{where}.key")))
     config = ServerConfig(
         thoughts=args.thoughts,
+        secret=secret,
         api_key=api_key,
         cors=tuple(args.cors),
         hosts=tuple(name.lower() for name in ("localhost", args.host, *args.allow_host)),
@@ -38,7 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
         drain_s=args.drain,
     )
     listener = listen(args.host, args.port)
-    store = Store(store_url(args.store or str(cache_directory() / "responses.db")), config.stored)
+    store = Store(url, config.stored)
     models = [served(load_model(name), args) for name in args.models]
     app = create_app(models, config, store)
     host = f"[{args.host}]" if ":" in args.host else args.host

@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from steep.server.errors import refused
 from steep.server.fields import Asked, FormatName, Model, Reasoning, SomeTokens, Text, joined, only, schema_of
+from steep.server.sealing import Seal
 from steep.types import Message
 
-LOGPROBS = "message.output_text.logprobs"
+LOGPROBS, SEALED_THOUGHT = "message.output_text.logprobs", "reasoning.encrypted_content"
 
 
 class InputMessage(Model):
@@ -33,7 +35,7 @@ class InputThought(Model):
     summary: list[ThoughtText] | None = None
     id: str | None = None
     status: str | None = None
-    encrypted_content: Annotated[Any, only(None)] = None
+    encrypted_content: str | None = None
 
 
 class SummarisedReasoning(Reasoning):
@@ -65,7 +67,7 @@ class ResponseAsked(Asked):
     reasoning: SummarisedReasoning | None = None
     max_output_tokens: SomeTokens | None = None
     text: TextAsked = TextAsked()
-    include: list[Annotated[str, only(LOGPROBS)]] | None = None
+    include: list[Annotated[str, only(LOGPROBS, SEALED_THOUGHT)]] | None = None
     stream_options: StreamOptions | None = None
     background: bool | None = False
 
@@ -78,7 +80,8 @@ class ResponseAsked(Asked):
     def schema_wanted(self) -> dict[str, Any] | None:
         return schema_of(self.text.format.type, self.text.format.json_schema)
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self, seal: Seal | None) -> Iterator[Message]:
+        """What is said; a thought that comes back encrypted is opened."""
         if isinstance(self.input, str):
             yield Message(role="user", content=self.input)
             return
@@ -86,7 +89,15 @@ class ResponseAsked(Asked):
         for item in self.input:
             if isinstance(item, InputThought):
                 thought = "".join(part.text for part in item.content or ())
+                if item.encrypted_content is not None:
+                    thought = sealed_with(seal).open(item.encrypted_content)
                 continue
             role = "system" if item.role == "developer" else item.role
             yield Message(role=role, content=joined(item.content), thought=thought if role == "assistant" else None)
             thought = None
+
+
+def sealed_with(seal: Seal | None) -> Seal:
+    if seal is None:
+        raise refused("this server has no secret to encrypt thoughts with: set STEEP_SECRET", "include")
+    return seal

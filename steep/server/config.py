@@ -10,6 +10,8 @@ Thoughts = Literal["hidden", "summary", "full"]
 class ServerConfig:
     thoughts: Thoughts = "full"
     """What of a thought leaves the server: nothing, how long it was, or its text."""
+    secret: str | None = None
+    """What thoughts are encrypted with that clients carry unread; None: they are given none."""
     api_key: str | None = None
     """What every request but `GET /health` must bring as `Authorization: Bearer`; None: nothing."""
     cors: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from steep.engines.native import Pending
 from steep.server.config import Thoughts
+from steep.server.sealing import Seal
 from steep.tokens import StreamDecoder, Template
 from steep.types import Message, Progress, Request
 
@@ -26,6 +27,8 @@ class Wanted:
     """Texts that end the answer, and are not part of it."""
     logprobs: bool = False
     thoughts: Thoughts = "full"
+    seal: Seal | None = None
+    """Encrypts the thought for a client that asked for it so."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,13 @@ class Generation:
     @property
     def thought_tokens(self) -> int:
         return sum(sample.thought_tokens for sample in self.samples)
+
+    def sealed_thought(self) -> str | None:
+        """The encrypted thought of the only sample, once it has ended."""
+        (sample,) = self.samples
+        if self.wanted.seal is None or sample.thinking:
+            return None
+        return self.wanted.seal.close(self.id, sample.message().thought or "")
 
     def blank(self) -> "Generation":
         """The same before its first token."""

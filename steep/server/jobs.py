@@ -75,8 +75,7 @@ class Jobs:
         if await self.store.run(self.store.waiting, model.weights) >= model.rows + self.service.config.queue:
             raise ApiError(429, "too many background responses are waiting: try again", code="queue_full")
         request = await self.service.request(model, asked, prompt, asked.max_output_tokens, 1, asked.schema_wanted)
-        thoughts = self.service.config.thoughts
-        made = Made(Generation(model.name, model.template, request, wanted(asked, thoughts)), asked, said)
+        made = Made(Generation(model.name, model.template, request, wanted(asked, self.service)), asked, said)
         await self.store.run(self.store.add, made.record(model.weights))
         self.wake()
         return made
@@ -152,7 +151,7 @@ class Jobs:
                         await self.store.run(self.store.end, record.id, failed)
 
     async def _begin(self, model: ServedModel, record: Record) -> None:
-        made = Made.stored(record, model, self.service.config.thoughts)
+        made = Made.stored(record, self.service)
         made.queued = False
         found = await self.store.run(self.store.news, record.id)
         pieces = [] if found is None else found[1]

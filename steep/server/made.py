@@ -5,11 +5,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from steep.server.asked import LOGPROBS, ResponseAsked
-from steep.server.config import Thoughts
+from steep.server.asked import LOGPROBS, SEALED_THOUGHT, ResponseAsked, sealed_with
 from steep.server.errors import ApiError
 from steep.server.generation import Finish, Generation, Sample, Wanted
-from steep.server.model import ServedModel
+from steep.server.service import Service
 from steep.server.store import Record, State, Status
 from steep.server.stream import event
 from steep.types import Message, Progress
@@ -38,8 +37,9 @@ class Made:
         self.completed_at: float | None = None
 
     @classmethod
-    def stored(cls, record: Record, model: ServedModel, thoughts: Thoughts) -> "Made":
+    def stored(cls, record: Record, service: Service) -> "Made":
         """As it was before its first token."""
+        model = service.maker(record)
         try:
             asked = ResponseAsked.model_validate({"input": ""} | record.asked)
         except ValidationError as error:
@@ -48,7 +48,7 @@ class Made:
             model.name,
             model.template,
             record.request,
-            wanted(asked, thoughts),
+            wanted(asked, service),
             record.id.removeprefix("resp_"),
             record.created,
         )
@@ -153,6 +153,8 @@ class Made:
             item["summary"] = [{"type": "summary_text", "text": self.summary}]
         if self.generation.wanted.thoughts == "full":
             item["content"] = [{"type": "reasoning_text", "text": self.sample.shown_thought}]
+        if (sealed := self.generation.sealed_thought()) is not None:
+            item["encrypted_content"] = sealed
         ended = "incomplete" if self.generation.done else "in_progress"
         return {**item, "status": ended if thinking else "completed"}
 
@@ -277,8 +279,10 @@ class Events:
         return b"" if number <= self.after else event({"type": name, "sequence_number": number, **data}, name)
 
 
-def wanted(asked: ResponseAsked, thoughts: Thoughts) -> Wanted:
-    return Wanted(logprobs=LOGPROBS in (asked.include or ()), thoughts=thoughts)
+def wanted(asked: ResponseAsked, service: Service) -> Wanted:
+    included = asked.include or ()
+    seal = sealed_with(service.seal) if SEALED_THOUGHT in included else None
+    return Wanted(logprobs=LOGPROBS in included, thoughts=service.config.thoughts, seal=seal)
 
 
 def usage(generation: Generation) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
 
     @router.post("/v1/responses")
     async def create(asked: ResponseAsked, http: HttpRequest) -> Response:
-        said = (*await _said_before(asked), *asked.messages())
+        said = (*await _said_before(asked), *asked.messages(service.seal))
         told = () if asked.instructions is None else (Message(role="system", content=asked.instructions),)
         prompt = (*told, *said)
         if asked.background:
@@ -83,7 +83,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
             http,
             asked,
             prompt,
-            wanted=wanted(asked, service.config.thoughts),
+            wanted=wanted(asked, service),
             total=asked.max_output_tokens,
             schema=asked.schema_wanted,
         )
@@ -120,7 +120,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
         return record
 
     def _stored(record: Record) -> Made:
-        return Made.stored(record, service.maker(record), service.config.thoughts)
+        return Made.stored(record, service)
 
     @router.get("/v1/responses/{id}")
     async def get(id: str, http: HttpRequest, stream: bool = False, starting_after: int = -1) -> Response:

@@ -17,6 +17,7 @@ from steep.server.generation import Generation, Wanted
 from steep.server.grammar import Schema
 from steep.server.metrics import Metrics
 from steep.server.model import ServedModel
+from steep.server.sealing import Seal
 from steep.server.store import Record, Store
 from steep.types import Constraint, Message, Request
 
@@ -24,6 +25,7 @@ from steep.types import Constraint, Message, Request
 class Service:
     def __init__(self, models: Sequence[ServedModel], config: ServerConfig, store: Store) -> None:
         self.config, self.store = config, store
+        self.seal = None if config.secret is None else Seal(config.secret)
         self.models = {model.name: model for model in models}
         if len(self.models) < len(models):
             names = ", ".join(model.name for model in models)

@@ -275,9 +275,14 @@ _under_way = RESPONSES.c.status.in_(UNDER_WAY)
 def store_url(where: str) -> str:
     """The URL of a database that is named by URL, or by the path of a file."""
     if "://" not in where:
-        path = Path(where).expanduser().absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds what people ask
+        path = Path(where).absolute()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds what people ask
+        except OSError as error:
+            raise SteepError(
+                f"the store {path} cannot be written: {error.strerror}", "choose another --store"
+            ) from error
         return f"sqlite:///{path}"
     kind, _, rest = where.partition("://")
     if kind in ("postgres", "postgresql"):

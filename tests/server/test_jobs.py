@@ -287,6 +287,8 @@ def test_the_newest_that_are_done_are_kept(stores):
 def test_a_store_that_cannot_be_had_is_told(tmp_path, monkeypatch):
     with pytest.raises(SteepError, match="cannot be of kind 'mysql'"):
         store_url("mysql://x")
+    with pytest.raises(SteepError, match="cannot be written: Is a directory"):
+        store_url(str(tmp_path))
     (tmp_path / "text").write_text("not a database at all, but longer than its header would be: " * 20)
     with pytest.raises(SteepError, match="cannot be opened"):
         Store(store_url(str(tmp_path / "text")), keep=1)
