@@ -152,8 +152,9 @@ class Store:
                 "pip install 'steep[postgres]'",
             ) from error
         except SQLAlchemyError as error:
+            reason = getattr(error, "orig", error)
             raise SteepError(
-                f"the store cannot be opened: {error}", "check --store, and that it may be written"
+                f"the store cannot be opened: {reason}", "is --store right, and may it be written?"
             ) from error
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -168,7 +169,8 @@ class Store:
     def add(self, record: Record, pieces: Sequence[Progress] = ()) -> None:
         with self._engine.begin() as db:
             done = RESPONSES.c.status.not_in(UNDER_WAY)
-            old = select(RESPONSES.c.id).where(done).order_by(RESPONSES.c.created.desc()).offset(self._keep)
+            newest = select(RESPONSES.c.id).where(done).order_by(RESPONSES.c.created.desc())
+            old = newest.offset(self._keep).with_for_update(skip_locked=True)  # another server may be at it too
             db.execute(delete(RESPONSES).where(RESPONSES.c.id.in_(old)))
             db.execute(
                 insert(RESPONSES).values(
