@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -243,18 +242,17 @@ def test_a_record_comes_back_as_it_was(stores):
 def test_who_is_no_longer_the_owner_saves_nothing(stores):
     one, other = stores
     one.add(record(1))
-    assert [r.id for r in one.claim("one", "w", 5, lease_s=0.2)] == ["r1"]
-    assert other.claim("other", "w", 5, lease_s=9) == []
-    assert one.save("one", {"r1": gain(0, [5, 6])}, lease_s=0.2) == {"r1": False}
-    time.sleep(0.3)
-    assert [r.state.status for r in other.claim("other", "w", 5, lease_s=9)] == ["in_progress"]
-    assert one.save("one", {"r1": gain(1, [7], end=ENDED)}, lease_s=9) == {}
-    assert other.save("other", {"r1": gain(1, [8, 9], end=ENDED)}, lease_s=9) == {"r1": False}
+    assert [r.id for r in one.claim("one", "w", 5, lease_s=60)] == ["r1"]
+    assert other.claim("other", "w", 5, lease_s=60) == []
+    assert one.save("one", {"r1": gain(0, [5, 6])}, lease_s=-1) == {"r1": False}  # it is over
+    assert [r.state.status for r in other.claim("other", "w", 5, lease_s=60)] == ["in_progress"]
+    assert one.save("one", {"r1": gain(1, [7], end=ENDED)}, lease_s=60) == {}
+    assert other.save("other", {"r1": gain(1, [8, 9], end=ENDED)}, lease_s=60) == {"r1": False}
     state, pieces = one.news("r1")
     assert state == ENDED
     assert [piece.ids.tolist() for piece in pieces] == [[5, 6], [8, 9]]
     assert [piece.ids.tolist() for piece in one.news("r1", after=1)[1]] == [[8, 9]]
-    assert one.claim("one", "w", 5, lease_s=9) == []
+    assert one.claim("one", "w", 5, lease_s=60) == []
 
 
 def test_claims_are_in_order_and_shared(stores):
@@ -263,17 +261,17 @@ def test_claims_are_in_order_and_shared(stores):
         one.add(record(number))
     one.add(record(4, weights="others"))
     one.add(record(5, background=False, state=ENDED))
-    assert [r.id for r in one.claim("one", "w", 2, lease_s=9)] == ["r1", "r2"]
-    assert [r.id for r in other.claim("other", "w", 2, lease_s=9)] == ["r3"]
+    assert [r.id for r in one.claim("one", "w", 2, lease_s=60)] == ["r1", "r2"]
+    assert [r.id for r in other.claim("other", "w", 2, lease_s=60)] == ["r3"]
     assert one.waiting("w") == 3
     one.answer_now("r3")
     for id in ("r1", "r5"):  # the latter is done
         other.end(id, State(status="cancelled"))
-    assert one.save("one", {}, lease_s=9) == {"r2": False}
-    assert other.save("other", {}, lease_s=9) == {"r3": True}
+    assert one.save("one", {}, lease_s=60) == {"r2": False}
+    assert other.save("other", {}, lease_s=60) == {"r3": True}
     assert [one.find(id).state.status for id in ("r1", "r5")] == ["cancelled", "incomplete"]
     one.release("one")
-    assert [r.id for r in other.claim("other", "w", 2, lease_s=9)] == ["r2"]
+    assert [r.id for r in other.claim("other", "w", 2, lease_s=60)] == ["r2"]
 
 
 def test_the_newest_that_are_done_are_kept(stores):
