@@ -1,21 +1,34 @@
-"""Tokens a second of 64 streams from the server, against the engine without one on the same requests.
+"""Tokens a second of 64 streams from the server, against the engine without one; and a kill with 20 background jobs.
 
     python -m benchmarks.serve
     python -m benchmarks.serve --model runs/nano
 
-Both are in one process and answer the same prompts with the same seeds, so they sample the same tokens. The client is
-a process of its own, and its time is in the server's.
+Server and engine are in one process and answer the same prompts with the same seeds, so they sample the same tokens.
+The client is a process of its own, and its time is in the server's.
+
+SIGKILL comes when half of the background jobs are done, and a new server takes over. Survived: a job that ends once,
+with the ids of a run that nothing interrupted.
 """
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.request import Request as HttpRequest
+from urllib.request import urlopen
 
 from benchmarks.bench import STEEP, Bench, options
+from steep.engines import NativeConfig, NativeEngine, load_model
+from steep.server.store import Store, store_url
 
 STREAMS, THOUGHT, CONTEXT = 64, 512, 1024
+JOBS, ROWS = 20, 8
 
 
 def main() -> None:
@@ -38,6 +51,8 @@ def main() -> None:
 
     rows = bench.compare(f"{streams} streams", {STEEP: served, "engine alone": alone})
     bench.claim_ratio("serve.share_of_engine", rows, ">= 0.85")
+    jobs = 4 if args.quick else JOBS
+    bench.claim("serve.background_jobs_survived", [survived(directory, bench.work, jobs, thought)], f"== {jobs}")
     bench.finish()
 
 
@@ -72,6 +87,56 @@ async def stream(port: int, model: str, text: str, thought: int, seed: int) -> i
     writer.close()
     usage = said.rpartition(b'"completion_tokens":')[2].partition(b",")[0]
     return int(usage)
+
+
+def survived(directory: str, work: Path, jobs: int, thought: int) -> int:
+    file = work / "responses.db"
+    file.unlink(missing_ok=True)
+    store = Store(store_url(str(file)), keep=jobs)
+    with server(directory, file) as url:
+        with urlopen(f"{url}/models") as answer:
+            model = json.load(answer)["data"][0]["id"]
+        ids = [begin(url, model, text, thought, seed) for seed, text in enumerate(prompts(0, jobs))]
+        wait(store, ids, jobs // 2)
+    with server(directory, file):
+        wait(store, ids, jobs)
+    loaded = load_model(directory)
+    engine = NativeEngine(loaded.model, NativeConfig(rows=ROWS, context=CONTEXT), loaded.template.end_ids)
+    alone = {id: engine.submit(record.request) for id in ids if (record := store.find(id))}
+    whole = 0
+    for id, future in alone.items():
+        _, pieces = store.news(id) or (None, [])
+        whole += [i for piece in pieces for i in piece.ids.tolist()] == future.result()[0].ids.tolist()
+    store.close()
+    return whole
+
+
+@contextmanager
+def server(directory: str, store: Path) -> Iterator[str]:
+    """`steep serve` until SIGKILL, by its URL."""
+    options = ["--port", "0", "--rows", str(ROWS), "--context", str(CONTEXT), "--store", str(store)]
+    command = [sys.executable, "-m", "steep.cli", "serve", directory, *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            said = process.stderr.readline()
+            yield said[said.index("http") : said.index(";")]
+        finally:
+            process.kill()
+
+
+def begin(url: str, model: str, text: str, thought: int, seed: int) -> str:
+    """Ask for a background response; its id."""
+    asked = {"model": model, "input": text, "background": True, "thinking_token_budget": thought, "seed": seed}
+    body = HttpRequest(f"{url}/responses", json.dumps(asked).encode(), {"content-type": "application/json"})
+    with urlopen(body) as answer:
+        return str(json.load(answer)["id"])
+
+
+def wait(store: Store, ids: list[str], done: int) -> None:
+    """Until so many are done."""
+    while sum(found is not None and found[0].done for found in map(store.news, ids)) < done:
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -128,6 +128,8 @@ class Budget:
     is what is kept for it. None: `answer` is its limit."""
     must_answer: bool = False
     """An end token within the thought does not end the response: the closing takes its place, and the model answers."""
+    pause: bool = False
+    """A thought at its limit is not closed: the response stops there, `length`, to be carried on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +166,8 @@ class Request:
     """Number of the first of the n samples, so that a request can be split or carried on."""
     response_ids: tuple[int, ...] = ()
     """A response to carry on: taken as if sampled already; counted in budgets, token numbers and the rollout."""
+    dropped: int = 0
+    """Tokens of the response before `response_ids`, which the model no longer sees: counted in token numbers alone."""
     constraint: Callable[[], Constraint] | None = None
     """Makes what each sample's answer is held to; its thought is free. Log-probabilities are those that remain."""
 

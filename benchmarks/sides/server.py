@@ -13,6 +13,7 @@ from steep.server.app import create_app
 from steep.server.config import ServerConfig
 from steep.server.model import ServedModel
 from steep.server.run import Server
+from steep.server.store import IN_MEMORY, Store
 from steep.types import Message, Request
 
 
@@ -23,7 +24,7 @@ class Both:
         loaded = load_model(directory)
         config = NativeConfig(rows=rows, context=context, dtype=dtype)
         self.model = ServedModel(loaded, NativeEngine(loaded.model, config, loaded.template.end_ids))
-        app = create_app([self.model], ServerConfig())
+        app = create_app([self.model], ServerConfig(), Store(IN_MEMORY, keep=0))
         listener = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=Server(app, app.state.service).run, args=([listener],), daemon=True).start()
         return {"port": listener.getsockname()[1], "model": self.model.name}

@@ -318,6 +318,7 @@ def _serve(commands: _Commands) -> None:
         "serve models over HTTP to whatever speaks OpenAI's API, with a thinking budget in every request",
         "steep serve runs/nano",
         "steep serve runs/nano smollm2 --port 8080 --thoughts summary",
+        "steep serve runs/nano --store postgresql://steep@db/steep",
         "STEEP_API_KEY=secret steep serve runs/nano --host 0.0.0.0 --allow-host box.lan",
         usage="steep serve MODEL [MODEL ...] [--host HOST] [--port N] [--thoughts HOW] [...]",
     )
@@ -327,6 +328,19 @@ def _serve(commands: _Commands) -> None:
         choices=("hidden", "summary", "full"),
         default="full",
         help="what of a thought leaves the server: nothing, how long it was, or its text (full)",
+    )
+    parser.add_argument(
+        "--thinking",
+        choices=("whole", "chunked"),
+        default="whole",
+        help="how a thought keeps to the context: it fits as a whole (default), or goes on in chunks for as long as a "
+        "budget says, each of which sees the prompt and the last part of the chunk before",
+    )
+    parser.add_argument(
+        "--store",
+        metavar="FILE|URL",
+        help="database of responses, from which those in the background go on after a crash: a file, or "
+        "postgresql://... for several servers that share the work (responses.db in the cache directory)",
     )
     network = parser.add_argument_group("who may call")
     network.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")

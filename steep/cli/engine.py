@@ -14,7 +14,7 @@ LONGEST_CONTEXT = 8192
 """Of a model that could take more: its cache would fill the memory."""
 
 
-def new_engine(loaded: LoadedModel, rows: int, context: int) -> NativeEngine:
+def new_engine(loaded: LoadedModel, rows: int, context: int, kind: type[NativeEngine] = NativeEngine) -> NativeEngine:
     """An engine that decodes `rows` sequences of `context` tokens together, or fewer where memory is short."""
     fit = int(CACHE_SHARE * psutil.virtual_memory().available / row_bytes(loaded.model.config, context))
     if fit == 0:
@@ -23,7 +23,7 @@ def new_engine(loaded: LoadedModel, rows: int, context: int) -> NativeEngine:
             "choose smaller budgets, or close other programs",
         )
     config = NativeConfig(rows=min(rows, fit), context=context)
-    return NativeEngine(loaded.model, config, loaded.template.end_ids)
+    return kind(loaded.model, config, loaded.template.end_ids)
 
 
 def tell_thoughtless(loaded: LoadedModel, output: Output) -> None:

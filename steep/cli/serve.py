@@ -4,10 +4,12 @@ import argparse
 import ipaddress
 import os
 import socket
+from pathlib import Path
 
+from steep.cache import cache_directory
 from steep.cli.engine import LONGEST_CONTEXT, new_engine
 from steep.cli.outcome import Outcome, Output
-from steep.engines import LoadedModel, load_model
+from steep.engines import ChunkedEngine, LoadedModel, NativeEngine, load_model
 from steep.errors import SteepError
 
 try:
@@ -15,6 +17,8 @@ try:
     from steep.server.config import ServerConfig
     from steep.server.model import ServedModel
     from steep.server.run import run as run_server
+    from steep.server.sealing import secret_in
+    from steep.server.store import Store, store_url
 except ImportError as error:
     raise SteepError(f"serving needs {error.name}, which is not installed", "pip install 'steep[serve]'") from error
 
@@ -26,8 +30,12 @@ def run(args: argparse.Namespace) -> Outcome:
             f"anyone who reaches {args.host} could use the models",
             "set STEEP_API_KEY to a secret of your choice, or stay on 127.0.0.1",
         )
+    where = args.store or str(cache_directory() / "responses.db")
+    url = store_url(where)
+    secret = os.environ.get("STEEP_SECRET") or (None if "://" in where else secret_in(Path(f"{where}.key")))
     config = ServerConfig(
         thoughts=args.thoughts,
+        secret=secret,
         api_key=api_key,
         cors=tuple(args.cors),
         hosts=tuple(name.lower() for name in ("localhost", args.host, *args.allow_host)),
@@ -36,8 +44,9 @@ def run(args: argparse.Namespace) -> Outcome:
         drain_s=args.drain,
     )
     listener = listen(args.host, args.port)
+    store = Store(url, config.stored)
     models = [served(load_model(name), args) for name in args.models]
-    app = create_app(models, config)
+    app = create_app(models, config, store)
     host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{host}:{listener.getsockname()[1]}/v1"
     Output(stderr=True).say(f"serving {', '.join(model.name for model in models)} at {url}; Ctrl-C stops")
@@ -49,7 +58,8 @@ def served(loaded: LoadedModel, args: argparse.Namespace) -> ServedModel:
     longest = loaded.model.config.max_positions
     if args.context is not None and args.context > longest:
         raise SteepError(f"the context of {loaded.name} is {longest} tokens", f"choose --context {longest} or less")
-    return ServedModel(loaded, new_engine(loaded, args.rows, args.context or min(longest, LONGEST_CONTEXT)))
+    kind = ChunkedEngine if args.thinking == "chunked" else NativeEngine
+    return ServedModel(loaded, new_engine(loaded, args.rows, args.context or min(longest, LONGEST_CONTEXT), kind))
 
 
 def is_loopback(host: str) -> bool:

@@ -1,10 +1,12 @@
 """What samples rollouts from weights, and where the weights of a model are found."""
 
+from steep.engines.chunked import ChunkedEngine
 from steep.engines.directory import LoadedModel, find_device, load_model, save_model, save_model_gguf, with_thought
 from steep.engines.locate import Found, find_model
 from steep.engines.native import NativeConfig, NativeEngine
 
 __all__ = [
+    "ChunkedEngine",
     "Found",
     "LoadedModel",
     "NativeConfig",

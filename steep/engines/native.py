@@ -119,6 +119,8 @@ class Rows:
         self.answer_left = zeros(np.int64)
         self.total = zeros(np.int64)  # response tokens at most, 0 where only the answer has a limit
         self.must_answer = zeros(np.bool_)
+        self.pause = zeros(np.bool_)
+        self.dropped = zeros(np.int64)
         self.constrained = zeros(np.bool_)
         self.think_end = np.full(rows, -1, np.int64)  # the end-of-thought token, -1 without a thought section
         self.forcing = np.full(rows, -1, np.int64)  # index of the next closing token, -1 when nothing is forced
@@ -257,8 +259,8 @@ class NativeEngine:
                 self._decode()
 
     def _submit(self, request: Request, sink: Sink | None) -> Job:
-        room = self.config.context - len(request.prompt_ids) - len(request.budget.closing) - request.budget.answer
-        if room < 0 or not request.prompt_ids:
+        kept = max(len(request.budget.closing) + request.budget.answer, len(request.response_ids) + 1)
+        if len(request.prompt_ids) + kept > self.config.context or not request.prompt_ids:
             raise SteepError(
                 f"a prompt of {len(request.prompt_ids)} tokens and an answer of {request.budget.answer} do not fit "
                 f"a context of {self.config.context}",
@@ -337,7 +339,8 @@ class NativeEngine:
         rows.versions[r, : len(done)] = self.version
         rows.stop[r] = 0
         rows.watched[r], rows.told[r] = job.sink is not None, len(done)
-        rows.must_answer[r] = budget.must_answer
+        rows.must_answer[r], rows.pause[r] = budget.must_answer, budget.pause
+        rows.dropped[r] = request.dropped
         rows.constrained[r] = request.constraint is not None
         if request.constraint is not None:
             job.constraints[int(rows.sample[r])] = request.constraint()
@@ -349,14 +352,19 @@ class NativeEngine:
         rows.total[r] = self._total(request) if budget.total else 0
         rows.answer_left[r] = rows.total[r] or budget.answer
         ended = np.flatnonzero(done == rows.think_end[r])
-        if budget.closing and not len(ended):
+        if len(ended):
+            rows.thinking[r] = False
+            rows.thought_len[r] = ended[0] + 1
+        if rows.thinking[r]:
             rows.thought_left[r] -= len(done)
             if rows.thought_left[r] <= 0:
                 rows.forcing[r] = 0
-        elif len(done):
-            thought_len = int(ended[0]) + 1 if budget.closing else 0
-            rows.thinking[r], rows.thought_len[r] = False, thought_len
-            rows.answer_left[r] = (rows.total[r] or thought_len + budget.answer) - len(done)
+        else:
+            answered = done[max(rows.thought_len[r], 0) :].tolist()
+            rows.answer_left[r] -= len(done) if rows.total[r] else len(answered)
+            if request.constraint is not None:
+                for id in answered:
+                    self._constraint(r).advance(id)
         job.started += 1
         self.active += 1
 
@@ -388,7 +396,7 @@ class NativeEngine:
             logits_BV,
             torch.from_numpy(rows.temperature[at]).to(self.device),
             torch.from_numpy(rows.top_p[at]).to(self.device),
-            torch.from_numpy(uniforms(rows.stream[at], rows.count[at])).to(self.device),
+            torch.from_numpy(uniforms(rows.stream[at], rows.dropped[at] + rows.count[at])).to(self.device),
         )
         return ids.cpu().numpy(), logprobs.cpu().numpy()
 
@@ -421,7 +429,9 @@ class NativeEngine:
         rows.thinking[at] &= ~closed
         np.copyto(rows.thought_len[at], rows.count[at], where=closed)
         rows.thought_left[at] -= going_on
-        rows.forcing[at][going_on & (rows.thought_left[at] <= 0)] = 0
+        spent = going_on & (rows.thought_left[at] <= 0)
+        rows.forcing[at][spent & ~rows.pause[at]] = 0
+        rows.stop[at][spent & rows.pause[at]] = LENGTH
         np.copyto(rows.answer_left[at], rows.total[at] - rows.count[at], where=closed & (rows.total[at] > 0))
         rows.answer_left[at] -= answering
         rows.stop[at][answering & (rows.answer_left[at] <= 0)] = LENGTH
@@ -474,6 +484,10 @@ class NativeEngine:
     def _tell(self, r: int, stop: Stop | None = None) -> None:
         rows, job = self.rows, _job(self.rows.jobs[r])
         since, until = int(rows.told[r]), int(rows.count[r])
+        if stop is None:  # a closing is told as a whole, so that a response can be carried on from all that is told
+            until -= max(int(rows.forcing[r]), 0)
+            if until == since:
+                return
         rows.told[r] = until
         thought = until if rows.thinking[r] else max(int(rows.thought_len[r]), 0)
         assert job.sink is not None

@@ -1,6 +1,7 @@
 """The application: routes, and how errors are told. It can be mounted in another."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,18 +15,30 @@ from steep.server.chat import chat_routes
 from steep.server.config import ServerConfig
 from steep.server.errors import ApiError, invalid
 from steep.server.guard import Guard
+from steep.server.jobs import Jobs
 from steep.server.model import ServedModel
 from steep.server.responses import response_routes
 from steep.server.service import Service
+from steep.server.store import Store
 
 
-def create_app(models: Sequence[ServedModel], config: ServerConfig) -> FastAPI:
-    """`app.state.service` is what holds the models; close it when the application has ended."""
-    service = Service(models, config)
-    app = FastAPI(title="steep", version=steep.__version__, docs_url=None, redoc_url=None)
+def create_app(models: Sequence[ServedModel], config: ServerConfig, store: Store) -> FastAPI:
+    """`app.state.service` is what holds the models and the store; close it when the application has ended.
+
+    Background responses are worked on during the application's lifespan.
+    """
+    service = Service(models, config, store)
+    jobs = Jobs(service)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with jobs.at_work():
+            yield
+
+    app = FastAPI(title="steep", version=steep.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     app.include_router(chat_routes(service))
-    app.include_router(response_routes(service))
+    app.include_router(response_routes(service, jobs))
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:
@@ -83,6 +96,7 @@ def describe(model: ServedModel, config: ServerConfig) -> dict[str, Any]:
         "thinks": template.think_close_id is not None,
         "efforts": dict(template.config.efforts),
         "default_effort": model.default_effort,
+        "thinking": "chunked" if model.chunked else "whole",
         "max_thought": config.max_thought,
         "answer": template.config.answer,
         "thoughts": config.thoughts,

@@ -1,12 +1,14 @@
 """From what a request asks for to a budget that will be kept, or a refusal.
 
 The tokens of a response are the thought, its closing (phrase and end-of-thought token) and the answer; a request limits
-their sum. What is kept for the answer is the model's own answer limit, or half of the sum where that is less.
+their sum. What is kept for the answer is the model's own answer limit, or half of the sum where that is less. A thought
+in chunks may be longer than the context where the request or the model's efforts say how long.
 """
 
 from dataclasses import replace
 
 from steep.server.errors import refused
+from steep.server.fields import MOST_TOKENS
 from steep.server.model import ServedModel
 from steep.types import Budget
 
@@ -36,18 +38,20 @@ def budget_for(
             f"a prompt of {prompt_tokens} tokens leaves no room for an answer in a context of {model.context}",
             code="context_length_exceeded",
         )
-    most = room if total is None else min(total, room)
+    fits = room if total is None else min(total, room)
+    kept = min(template.config.answer, (fits + 1) // 2)
+    chunked = model.chunked and fits - kept - len(closing) > 1
+    most = (total or MOST_TOKENS) if chunked else fits
     if thought is not None and thought > 0 and thought + len(closing) + 1 > most:
         raise refused(
             f"{thought} thinking tokens, {len(closing)} that end the thought and an answer do not fit "
-            + (f"{total} tokens" if total is not None and total <= room else f"the {room} that the prompt leaves")
+            + (f"the {room} that the prompt leaves" if most == room else f"{total} tokens")
         )
     named = effort or (model.default_effort if thought is None else None)
-    kept = min(template.config.answer, (most + 1) // 2)
-    limits = [thought, efforts.get(named) if named else None, longest_thought]
+    limits = [limit for limit in (thought, efforts.get(named or ""), longest_thought) if limit is not None]
     if thought is None:
-        limits.append(max(most - kept - len(closing), 0))
-    shortest = min(limit for limit in limits if limit is not None)
+        limits.append(max((most if limits and chunked else fits) - kept - len(closing), 0))
+    shortest = min(limits)
     if not shortest or template.think_close_id is None:
         return replace(at_once, answer=min(total or at_once.answer, room - len(at_once.closing)))
     kept = min(kept, most - shortest - len(closing))

@@ -167,7 +167,7 @@ def usage(generation: Generation) -> dict[str, Any]:
 
 def _head(generation: Generation, kind: str) -> dict[str, Any]:
     id = f"chatcmpl-{generation.id}"
-    return {"id": id, "object": kind, "created": generation.created, "model": generation.model}
+    return {"id": id, "object": kind, "created": int(generation.created), "model": generation.model}
 
 
 def _thought(text: str) -> dict[str, str]:

@@ -10,6 +10,8 @@ Thoughts = Literal["hidden", "summary", "full"]
 class ServerConfig:
     thoughts: Thoughts = "full"
     """What of a thought leaves the server: nothing, how long it was, or its text."""
+    secret: str | None = None
+    """What thoughts are encrypted with that clients carry unread; None: they are given none."""
     api_key: str | None = None
     """What every request but `GET /health` must bring as `Authorization: Bearer`; None: nothing."""
     cors: tuple[str, ...] = ()
@@ -24,8 +26,10 @@ class ServerConfig:
     max_body_bytes: int = 4 << 20
     queue: int = 256
     """Answers that may wait for a free row of their engine; more are refused with 429."""
-    stored: int = 500
-    """Responses kept for `previous_response_id` and `GET`; the oldest go first."""
+    stored: int = 10_000
+    """Responses kept once they are done, for `previous_response_id` and `GET`; the oldest go first."""
+    lease_s: float = 10.0
+    """After this time without a sign of life from its server, a background response is taken over by another."""
     headers_s: float = 10.0
     """Within this time the head of a request must be there,"""
     body_s: float = 30.0

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from steep.engines import NativeEngine
@@ -82,4 +83,5 @@ class Driver:
 
     def _call(self, function: Callable[[], None]) -> None:
         assert self._loop is not None
-        self._loop.call_soon_threadsafe(function)
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            self._loop.call_soon_threadsafe(function)

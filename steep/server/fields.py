@@ -9,8 +9,9 @@ from steep.types import Sampling
 
 T = TypeVar("T")
 EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-Tokens = Annotated[int, Field(ge=0, le=1 << 31)]
-SomeTokens = Annotated[int, Field(ge=1, le=1 << 31)]
+MOST_TOKENS = 1 << 31
+Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+SomeTokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 COLDEST = 1e-4  # below it a temperature is 0: logits divided by it would leave the range of a float
 
 

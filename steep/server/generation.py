@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from steep.engines.native import Pending
 from steep.server.config import Thoughts
+from steep.server.sealing import Seal
 from steep.tokens import StreamDecoder, Template
 from steep.types import Message, Progress, Request
 
@@ -26,6 +27,8 @@ class Wanted:
     """Texts that end the answer, and are not part of it."""
     logprobs: bool = False
     thoughts: Thoughts = "full"
+    seal: Seal | None = None
+    """Encrypts the thought for a client that asked for it so."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +133,18 @@ class Sample:
 class Generation:
     """The samples of one request. Lives in the event loop; the engine's news come through `take`."""
 
-    def __init__(self, model: str, template: Template, request: Request, wanted: Wanted) -> None:
-        self.id = uuid4().hex
-        self.model = model
-        self.created = int(time.time())
+    def __init__(
+        self,
+        model: str,
+        template: Template,
+        request: Request,
+        wanted: Wanted,
+        id: str | None = None,
+        created: float | None = None,
+    ) -> None:
+        self.id = id or uuid4().hex
+        self.model, self.template, self.request = model, template, request
+        self.created = created or time.time()
         self.thinks = bool(request.budget.closing) and request.budget.thought != 0
         self.wanted = wanted
         self.samples = [Sample(template, request, wanted) for _ in range(request.n)]
@@ -143,7 +154,9 @@ class Generation:
         self.error: str | None = None
         self.on_done: Callable[[Generation], None] = lambda _: None
         self.pending: Pending | None = None
-        """What the engine makes of it; set at once."""
+        """What the engine makes of it; None if it is made elsewhere."""
+        self.pieces: list[Progress] = []
+        """All that was taken."""
         self._unfinished = request.n
         self._changes = 0
         self._changed = asyncio.Event()
@@ -160,12 +173,24 @@ class Generation:
     def thought_tokens(self) -> int:
         return sum(sample.thought_tokens for sample in self.samples)
 
+    def sealed_thought(self) -> str | None:
+        """The encrypted thought of the only sample, once it has ended."""
+        (sample,) = self.samples
+        if self.wanted.seal is None or sample.thinking:
+            return None
+        return self.wanted.seal.close(self.id, sample.message().thought or "")
+
+    def blank(self) -> "Generation":
+        """The same before its first token."""
+        return Generation(self.model, self.template, self.request, self.wanted, self.id, self.created)
+
     def take(self, progress: Progress) -> None:
         if self.done:
             return
         sample = self.samples[progress.sample]
         if sample.finish is not None:  # by a stop text, which the engine did not know of when it sampled this
             return
+        self.pieces.append(progress)
         sample.take(progress)
         if sample.finish is not None:
             self._unfinished -= 1
@@ -177,8 +202,8 @@ class Generation:
     def cancel(self) -> None:
         """End it now, if it is not done; its rows are free after the engine's next step."""
         if not self.done:
-            assert self.pending is not None
-            self.pending.cancel()
+            if self.pending is not None:
+                self.pending.cancel()
             for sample in self.samples:
                 sample.finish = sample.finish or "cancelled"
             self._unfinished = 0

@@ -2,7 +2,7 @@
 
 import time
 
-from steep.engines import LoadedModel, NativeEngine
+from steep.engines import ChunkedEngine, LoadedModel, NativeEngine
 from steep.server.driver import Driver
 from steep.server.grammar import Grammars
 
@@ -12,6 +12,9 @@ class ServedModel:
         self.name, self.template = loaded.name, loaded.template
         self.created = int(time.time())
         self.rows, self.context = engine.config.rows, engine.config.context
+        self.weights = engine.receipt.digest
+        self.chunked = isinstance(engine, ChunkedEngine)
+        """Whether a thought may be longer than the context."""
         self.vocab_size = loaded.model.config.vocab_size
         self.driver = Driver(engine)
         self.grammars = Grammars(loaded)

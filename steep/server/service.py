@@ -1,7 +1,7 @@
 """What all requests share: the models, and the responses under way."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Any
@@ -17,17 +17,22 @@ from steep.server.generation import Generation, Wanted
 from steep.server.grammar import Schema
 from steep.server.metrics import Metrics
 from steep.server.model import ServedModel
+from steep.server.sealing import Seal
+from steep.server.store import Record, Store
 from steep.types import Constraint, Message, Request
 
 
 class Service:
-    def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
-        self.config = config
+    def __init__(self, models: Sequence[ServedModel], config: ServerConfig, store: Store) -> None:
+        self.config, self.store = config, store
+        self.seal = None if config.secret is None else Seal(config.secret)
         self.models = {model.name: model for model in models}
         if len(self.models) < len(models):
             names = ", ".join(model.name for model in models)
             raise SteepError(f"two models have the same name: {names}", "serve one of them from another directory")
         self.live: set[Generation] = set()
+        """Those that somebody waits for."""
+        self.background: set[Generation] = set()
         self.metrics = Metrics()
         self.draining = False
         self._watchers: set[asyncio.Task[None]] = set()
@@ -39,6 +44,13 @@ class Service:
             known = ", ".join(self.models)
             raise ApiError(404, f"there is no model {name!r} here, but {known}", "model", "model_not_found")
         return self.models[name]
+
+    def maker(self, record: Record) -> ServedModel:
+        """The model that made a response: with the same weights, under whatever name."""
+        by_weights = {model.weights: model for model in self.models.values()}
+        if record.weights not in by_weights:
+            raise ApiError(404, f"{record.id!r} was made by weights of {record.model} that are not served here")
+        return by_weights[record.weights]
 
     async def begin(
         self,
@@ -53,29 +65,35 @@ class Service:
     ) -> Generation:
         """Start to answer. When the client goes, the response is cancelled."""
         model = self.model(asked.model)
-        self._admit(model, n)
+        self.admit(model, n)
         model.answers += n  # before anything is waited for
         try:
-            request = await self._request(model, asked, messages, total, n, schema)
-            generation = Generation(model.name, model.template, request, wanted)
-            generation.pending = model.driver.submit(request, generation.take)
+            request = await self.request(model, asked, messages, total, n, schema)
         except BaseException:
             model.answers -= n
             raise
-        self.live.add(generation)
-        generation.on_done = self._done
-        if model.driver.failed:  # while the prompt was rendered
-            self._fail(model.name)
+        generation = Generation(model.name, model.template, request, wanted)
+        self.start(generation, request, self.live)
         watcher = asyncio.create_task(_cancel_when_gone(http, generation))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
         return generation
 
+    def start(self, generation: Generation, request: Request, among: set[Generation]) -> None:
+        """Have the engine of its model make it."""
+        driver = self.models[generation.model].driver
+        generation.pending = driver.submit(request, generation.take)
+        generation.on_done = self._done
+        among.add(generation)
+        if driver.failed:  # before it could be told
+            self._fail(generation.model)
+
     def close(self) -> None:
         for model in self.models.values():
             model.close()
+        self.store.close()
 
-    def _admit(self, model: ServedModel, n: int) -> None:
+    def admit(self, model: ServedModel, n: int) -> None:
         if self.draining:
             raise ApiError(503, "the server is shutting down", code="shutting_down")
         if model.driver.failed:
@@ -85,7 +103,7 @@ class Service:
         if model.answers + n > model.rows + self.config.queue:
             raise ApiError(429, "too many answers are waiting: try again", code="queue_full")
 
-    async def _request(
+    async def request(
         self,
         model: ServedModel,
         asked: Asked,
@@ -99,25 +117,27 @@ class Service:
         effort, thought = asked.effort, asked.thought
         prompt_ids = await asyncio.to_thread(model.template.render, messages)
         budget = budget_for(model, len(prompt_ids), effort, thought, total, self.config.max_thought)
-        constraint = None
-        if schema is not None:
-            matcher = await asyncio.to_thread(model.grammars.matcher, schema)
-
-            def constraint() -> Constraint:
-                return Schema(matcher, model.vocab_size)
-
+        constraint = await self.constraint(model, schema)
         seed = SystemRandom().getrandbits(63) if asked.seed is None else asked.seed
         return Request(
             prompt_ids=prompt_ids, budget=budget, n=n, sampling=asked.sampling, seed=seed, constraint=constraint
         )
 
+    async def constraint(self, model: ServedModel, schema: dict[str, Any] | None) -> Callable[[], Constraint] | None:
+        """What holds an answer to a schema."""
+        if schema is None:
+            return None
+        matcher = await asyncio.to_thread(model.grammars.matcher, schema)
+        return lambda: Schema(matcher, model.vocab_size)
+
     def _done(self, generation: Generation) -> None:
         self.live.discard(generation)
+        self.background.discard(generation)
         self.models[generation.model].answers -= len(generation.samples)
         self.metrics.count(generation)
 
     def _fail(self, name: str) -> None:
-        for generation in [g for g in self.live if g.model == name]:
+        for generation in [g for g in (*self.live, *self.background) if g.model == name]:
             generation.fail("the engine failed")
 
 

@@ -137,13 +137,45 @@ def test_samples_of_a_request_are_numbered():
     assert same(third, together[2])
 
 
-def test_a_response_is_carried_on_as_if_it_had_not_been_cut():
-    (whole,) = engine().submit(request(seed=11, thought=30)).result()
-    for cut in range(1, len(whole.ids)):
-        if not whole.sampled[:cut].all():
-            break
-        (again,) = engine().submit(request(seed=11, thought=30, response_ids=tuple(whole.ids[:cut].tolist()))).result()
-        assert same(again, whole)
+LIMITS = {
+    "an answer's": budget(12),
+    "a total": Budget(thought=12, answer=4, closing=(7, 9, THINK_END), total=25, must_answer=True),
+    "no thought section": Budget(thought=0, answer=20, closing=()),
+    "no thought section, a total": Budget(thought=0, answer=4, closing=(), total=20),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_response_is_carried_on_from_all_that_is_told_as_if_it_had_not_been_cut(limit: str):
+    carried = 0
+    for seed in range(8):
+        asked = Request(prompt_ids=(3, 4, 5), budget=LIMITS[limit], seed=seed)
+        told: list[Progress] = []
+        sampler = engine(end=23)
+        pending = sampler.submit(asked, told.append)
+        while not pending.done():
+            sampler.step()
+            sampler.tell()
+        (whole,) = pending.result()
+        for cut in np.cumsum([len(progress.ids) for progress in told])[:-1].tolist():
+            rest = replace(asked, response_ids=tuple(whole.ids[:cut].tolist()))
+            (again,) = engine(end=23).submit(rest).result()
+            assert same(again, whole)
+            carried += 1
+    assert carried > 100
+
+
+def test_a_constraint_holds_an_answer_that_is_carried_on():
+    asked = request(thought=4, constraint=Countdown)
+    (whole,) = engine().submit(asked).result()
+    for cut in range(len(whole.ids) - 4, len(whole.ids)):
+        (again,) = engine().submit(replace(asked, response_ids=tuple(whole.ids[:cut].tolist()))).result()
+        assert again.ids[-4:].tolist() == [12, 11, 10, END]
+
+
+def test_a_response_that_leaves_no_room_is_not_carried_on():
+    with pytest.raises(SteepError, match="do not fit"):
+        engine(context=40).submit(request(response_ids=(6,) * 37))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +278,7 @@ def test_a_sink_is_told_what_each_sample_gained():
             assert np.concatenate([p.ids for p in parts]).tolist() == rollout.ids.tolist()
             assert np.concatenate([p.logprobs for p in parts]).tolist() == rollout.logprobs.tolist()
             assert np.concatenate([p.sampled for p in parts]).tolist() == rollout.sampled.tolist()
+            assert all(THINK_END in p.ids for p in parts if not p.sampled.all())  # a closing is told as a whole
             assert sum(p.thought_len for p in parts) == (rollout.thought_len or len(rollout.ids))
             assert [p.stop for p in parts] == [None] * (len(parts) - 1) + [rollout.stop]
 

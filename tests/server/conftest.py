@@ -1,5 +1,12 @@
 """Run directories as a recipe leaves them, for the page to show, and servers of tiny models."""
 
+import os
+import shutil
+import subprocess
+import tempfile
+from itertools import count
+from pathlib import Path
+
 import pytest
 
 from steep.runs import Run
@@ -39,3 +46,36 @@ def endless():
     """Of a model whose answers are ended by limits alone."""
     with serving(endless=True) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Makes an empty database of a PostgreSQL server, and gives its URL."""
+    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    found = shutil.which("pg_ctl") or (installed and installed[-1] / "pg_ctl")
+    if not found:
+        pytest.skip("PostgreSQL is not installed")
+    bin = Path(found).parent
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+    home = Path(tempfile.mkdtemp(prefix="steep-postgres-"))
+    if user is not None:
+        shutil.chown(home, user)
+
+    def call(program, *arguments):
+        subprocess.run([bin / program, *arguments], user=user, cwd=home, check=True, stdout=subprocess.DEVNULL)
+
+    data, numbers = home / "data", count()
+    call("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+    options = f"-k {home} -c listen_addresses='' -c fsync=off"
+    call("pg_ctl", "start", "-w", "-D", data, "-l", home / "log", "-o", options)
+
+    def new():
+        name = f"steep{next(numbers)}"
+        with psycopg.connect(host=str(home), user="postgres", autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return f"postgresql://postgres@/{name}?host={home}"
+
+    yield new
+    call("pg_ctl", "stop", "-m", "immediate", "-D", data)
+    shutil.rmtree(home)

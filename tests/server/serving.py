@@ -17,6 +17,7 @@ from steep.server.app import create_app
 from steep.server.config import ServerConfig
 from steep.server.model import ServedModel
 from steep.server.run import Server
+from steep.server.store import IN_MEMORY, Store, store_url
 from steep.tokens import Template, Tokenizer, compact
 
 CONTEXT = 1024
@@ -132,10 +133,11 @@ class Client:
 
 
 @contextmanager
-def serving(endless=False, rows=8, context=CONTEXT, **config):
+def serving(endless=False, rows=8, context=CONTEXT, store=IN_MEMORY, kind=NativeEngine, **config):
     loaded = tiny(endless)
-    engine = NativeEngine(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
-    app = create_app([ServedModel(loaded, engine)], ServerConfig(**config))
+    engine = kind(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
+    settings = ServerConfig(**config)
+    app = create_app([ServedModel(loaded, engine)], settings, Store(store_url(str(store)), settings.stored))
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(app, app.state.service)
     thread = threading.Thread(target=server.run, args=([listener],))

@@ -181,6 +181,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
     loaded = tiny(endless=True)
     save_model(tmp_path, loaded.model, loaded.template)
     command = [sys.executable, "-m", "steep.cli", "serve", str(tmp_path), "--port", "0", "--rows", "2", "--json"]
+    command += ["--store", str(tmp_path / "store.db")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     line = process.stderr.readline()
     assert line.startswith(f"serving {tmp_path.name} at http://127.0.0.1:"), line + process.stderr.read()

@@ -1,6 +1,8 @@
 """What a thought says leaves the server only if it may."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -25,19 +27,29 @@ def thought(endless):
 
 
 @pytest.mark.parametrize("mode", ["hidden", "summary"])
-def test_no_raw_thought_leaves_by_any_way(thought, mode, caplog, capfd):
-    with serving(endless=True, thoughts=mode) as client:
+def test_no_raw_thought_leaves_by_any_way(thought, mode, tmp_path, caplog, capfd):
+    with serving(endless=True, thoughts=mode, secret="a", store=tmp_path / "a.db") as client:
         chat = client.chat_body(**FIELDS, logprobs=True)
         response = {"model": "tiny", "input": "make 24", "seed": 1, **FIELDS}
-        response |= {"reasoning": {"summary": "detailed"}, "include": ["message.output_text.logprobs"]}
+        response["include"] = ["message.output_text.logprobs", "reasoning.encrypted_content"]
+        response["reasoning"] = {"summary": "detailed"}
         answers = [
             client.call("POST", path, asked | {"stream": stream})
-            for path, asked in (("/v1/chat/completions", chat), ("/v1/responses", response))
+            for path, asked in (
+                ("/v1/chat/completions", chat),
+                ("/v1/responses", response),
+                ("/v1/responses", response | {"background": True}),
+            )
             for stream in (False, True)
         ]
-        id = client.respond(**FIELDS)["id"]
-        answers += [client.call("GET", path) for path in (f"/v1/responses/{id}", "/metrics", "/v1/models")]
+        ids = [client.respond(**FIELDS)["id"], json.loads(answers[-2][1])["id"]]
+        client.wait(lambda: client.get(f"/v1/responses/{ids[1]}")[1]["status"] == "incomplete")
+        stored = [f"/v1/responses/{id}{query}" for id in ids for query in ("", "?stream=true&starting_after=1")]
+        answers += [client.call("GET", path) for path in (*stored, "/metrics", "/v1/models")]
         assert {status for status, _ in answers} == {200}
+        with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+            database.execute("DROP TABLE pieces")
+        answers += [client.call("POST", "/v1/responses", response)]
         client.model.driver.engine.decoder.step = None
         failed = client.call("POST", "/v1/chat/completions", chat)
         assert failed[0] == 500
@@ -45,5 +57,6 @@ def test_no_raw_thought_leaves_by_any_way(thought, mode, caplog, capfd):
     everything = "".join([*(body.decode() for _, body in [*answers, failed]), caplog.text, told.out, told.err])
     assert not [piece for piece in thought if piece in everything]
     assert '"reasoning_tokens":64' in everything
+    assert "a response could not be stored" in caplog.text
     assert ("Thought for 64 tokens" in everything) == (mode == "summary")
     assert ("reasoning_content" in everything) == (mode == "summary")

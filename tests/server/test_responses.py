@@ -2,6 +2,7 @@
 
 import pytest
 
+from steep.engines import ChunkedEngine
 from tests.server.serving import CLOSING, serving
 
 BUDGETS = [0, 1, 16, 256]
@@ -64,6 +65,26 @@ def test_efforts_and_limits(endless):
     used = endless.respond(reasoning={"effort": "low"}, max_output_tokens=40)["usage"]
     assert (used["output_tokens"], used["output_tokens_details"]["reasoning_tokens"]) == (40, 18)
     assert endless.respond(reasoning={"effort": "none"})["usage"]["output_tokens"] == 24
+
+
+def test_a_thought_in_chunks_may_be_longer_than_the_context():
+    with serving(endless=True, context=128, kind=ChunkedEngine) as client:
+        assert client.get("/v1/models/tiny")[1]["thinking"] == "chunked"
+        room = 128 - client.respond(reasoning={"effort": "none"})["usage"]["input_tokens"] + 1
+        fitting = room - CLOSING - 24
+        for fields, thought, answer in (
+            ({"thinking_token_budget": 700}, 700, 24),
+            ({"reasoning": {"effort": "xhigh"}}, 256, 24),
+            ({"reasoning": {"effort": "max"}}, fitting, 24),
+            ({"reasoning": {"effort": "xhigh"}, "max_output_tokens": 200}, 200 - CLOSING - 24, 24),
+            ({"thinking_token_budget": 150, "max_output_tokens": 200}, 150, 200 - 150 - CLOSING),
+        ):
+            used = client.respond(**fields)["usage"]
+            assert used["output_tokens_details"]["reasoning_tokens"] == thought
+            assert used["output_tokens"] == thought + CLOSING + answer
+        too_much = {"thinking_token_budget": 200, "max_output_tokens": 200}
+        answer = client.post("/v1/responses", {"model": "tiny", "input": "x"} | too_much)[1]
+        assert "do not fit 200 tokens" in answer["error"]["message"]
 
 
 def test_a_summary_says_how_long_was_thought(endless):
@@ -135,7 +156,7 @@ def test_logprobs_are_included_where_asked_for(endless):
 
 
 REFUSED = {
-    "background": {"background": True},
+    "what is neither waited for nor stored": {"background": True, "store": False},
     "a tool": {"tools": [{"type": "web_search"}]},
     "encrypted thoughts": {"include": ["reasoning.encrypted_content"]},
     "a conversation of theirs": {"conversation": "conv_1"},
