@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from math import isfinite
 
+import numpy as np
+
 from steep.evals import plots
 from steep.evals.plots import SMALL, WIDE, Curve, Point
 from steep.evals.reading import Survey
 from steep.evals.report.gallery import Gallery, Looks, budget_curves, by_model, whole
-from steep.evals.report.html import table, text
-from steep.evals.source import COURSES, Source, Watched, modes, tasks_by_weight, watched
+from steep.evals.report.html import percent, table, text
+from steep.evals.scaling import LEAST
+from steep.evals.source import COURSES, CourseFit, Source, Watched, modes, tasks_by_weight, watched
 from steep.evals.suite import Cell, Mode
 from steep.runs import Stage, printable
+
+TOO_SELDOM = f"A sigmoid that tells where reinforcement learning is going is fitted from {LEAST} evaluations on."
 
 
 def thinking(sources: Sequence[Source], looks: Looks, gallery: Gallery) -> str:
@@ -30,10 +35,11 @@ def thinking(sources: Sequence[Source], looks: Looks, gallery: Gallery) -> str:
     ]
     parts += [_task_plots(sources, task, measured, looks, gallery, SMALL, "panels") for task in tasks[1:]]
     parts += [_cells_table(sources, tasks, measured)] if measured else []
+    parts.append(_fits_table(sources))
     parts.append(
         '<p class="note">Compute is counted as 6 FLOPs for each parameter and trained token and 2 for each parameter '
-        "and sampled token. The dotted lines are least squares of accuracy on log2 of the budget, over the budgets "
-        "above 0.</p>"
+        "and sampled token. The dotted lines are least squares: of a sigmoid on the compute of RL where there are "
+        "enough evaluations, and of accuracy on log2 of the budget, over the budgets above 0.</p>"
     )
     return "\n".join(parts)
 
@@ -49,9 +55,9 @@ def _task_plots(
 ) -> str:
     shown = printable(task)
     drawn = []
-    curves = _compute_curves(sources, task, looks)
+    curves, fits = _compute_curves(sources, task, looks)
     if curves:
-        figure = plots.accuracy_by_compute(curves, f"{shown}: while training", size)
+        figure = plots.accuracy_by_compute(curves, f"{shown}: while training", size, fits)
         drawn.append(gallery.show(f"compute-{task}", figure, f"{shown}: accuracy against training compute"))
     for mode in measured:
         curves = budget_curves(sources, task, mode, looks)
@@ -62,16 +68,53 @@ def _task_plots(
     return f'<div class="{kind}">{"".join(drawn)}</div>'
 
 
-def _compute_curves(sources: Sequence[Source], task: str, looks: Looks) -> list[Curve]:
-    """One for each budget that the loop measured; only the largest where there are several runs."""
-    curves = []
+def _compute_curves(sources: Sequence[Source], task: str, looks: Looks) -> tuple[list[Curve], list[Curve]]:
+    """One for each budget that the loop measured, and the fits; only the largest where there are several runs."""
+    curves, fits = [], []
     for source in sources:
         found = [w for w in watched(source) if w.task == task]
         budgets = sorted({w.budget for w in found}, reverse=True)
         for dash, budget in enumerate(budgets[:1] if len(sources) > 1 else budgets):
             points = [_watched_point(w) for w in found if w.budget == budget]
             curves.append(looks.curve(source, "rl", points, f"rl, {budget} tokens of thought", dash))
-    return curves
+            fit = source.scalings.get((task, budget))
+            if fit is not None:
+                fits.append(looks.curve(source, "rl", _fit_points(fit, points[-1].x), dash=dash))
+    return curves, fits
+
+
+def _fit_points(fit: CourseFit, until: float) -> list[Point]:
+    spent = np.geomspace(0.01, 1, 40) * (until - fit.before)
+    return [Point(x=fit.before + x, value=y) for x, y in zip(spent, fit.scaling.curve.at(spent), strict=True)]
+
+
+def _fits_table(sources: Sequence[Source]) -> str:
+    """Where RL is going, folded."""
+    rows = []
+    for source in sources:
+        for (task, budget), fit in source.scalings.items():
+            found = fit.scaling
+            rows.append(
+                [
+                    text(task if len(sources) == 1 else f"{source.name} {task}"),
+                    str(budget),
+                    percent(found.asymptote),
+                    plots.scientific(found.half.value),
+                    f"{found.steepness.value:.2f}<small>{found.steepness.low:.2f}–{found.steepness.high:.2f}</small>",
+                    str(found.points),
+                    "" if found.forecast_error is None else f"{100 * found.forecast_error:.1f} points",
+                ]
+            )
+    if not rows:
+        return f'<p class="note">{TOO_SELDOM}</p>' if any(map(watched, sources)) else ""
+    heads = ["task", "budget", "approaches", "half way, FLOPs of RL", "steepness", "evaluations", "forecast off by"]
+    return (
+        "<details><summary>Where reinforcement learning is going</summary>"
+        + table(heads, rows)
+        + '<p class="note">Least squares of ScaleRL’s sigmoid (arXiv 2510.13786) on the evaluations after the first '
+        "tenth of the compute, with intervals of a bootstrap over their noise. The forecast is fitted to the first "
+        "half of the compute, and its mean error is that over the second.</p></details>"
+    )
 
 
 def _watched_point(w: Watched) -> Point:
@@ -157,13 +200,7 @@ def _cells_table(sources: Sequence[Source], tasks: Sequence[str], measured: Sequ
             for source in sources:
                 for model, by_budget in by_model(whole(source, mode), task).items():
                     name = model if len(sources) == 1 else f"{source.name} {model}"
-                    figures = [_figure_cell(by_budget.get(budget)) for budget in budgets]
+                    figures = [percent(by_budget[b]) if b in by_budget else "" for b in budgets]
                     rows.append([text(task), text(name), mode, *figures])
     numbers = table(["task", "model", "mode", *map(str, budgets)], rows, texts=3)
     return f"<details><summary>These accuracies in numbers, by budget in tokens</summary>{numbers}</details>"
-
-
-def _figure_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return ""
-    return f"{cell.value:.1%}<small>{100 * cell.low:.1f}–{100 * cell.high:.1f}</small>"

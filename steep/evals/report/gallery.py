@@ -21,6 +21,8 @@ class Gallery:
     """Puts figures into the page and beside it."""
 
     directory: Path
+    pictures: bool
+    """Whether PNG files are written."""
     paths: list[Path] = field(default_factory=list)
 
     def show(self, name: str, figure: Figure, told: str) -> str:
@@ -28,7 +30,8 @@ class Gallery:
         stem = re.sub(r"[^\w.-]+", "-", name)
         stem += f"-{len(self.paths)}" if self.directory / f"{stem}.png" in self.paths else ""
         self.paths.append(self.directory / f"{stem}.png")
-        write_atomic(self.paths[-1], plots.png(figure))
+        if self.pictures:
+            write_atomic(self.paths[-1], plots.png(figure))
         drawn = plots.svg(figure, f"p{len(self.paths)}")
         return f'<figure role="img" aria-label="{text(told)}">{drawn}</figure>'
 

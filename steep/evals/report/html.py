@@ -2,9 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 from steep.runs import duration, printable
+
+
+class Figure(Protocol):
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
@@ -21,6 +30,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -
 def text(shown: str) -> str:
     """Any text as HTML that shows it: nothing in it is markup, and control characters are visible."""
     return escape(printable(shown))
+
+
+def percent(figure: Figure) -> str:
+    """A share with its interval below."""
+    return f"{figure.value:.1%}<small>{100 * figure.low:.1f}–{100 * figure.high:.1f}</small>"
 
 
 def machine_words(machine: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from steep.evals.report.curves import by_level, courses, thinking
 from steep.evals.report.gallery import Gallery, Looks, budget_curves
 from steep.evals.report.html import text
 from steep.evals.report.rollouts import to_read
+from steep.evals.report.spending import spending
 from steep.evals.report.words import making, opening
 from steep.evals.source import Source, modes, open_sources, watched
 from steep.runs import Claim, evidence, read_claims, write_atomic, write_json
@@ -30,25 +31,26 @@ class ReportFiles:
     """What was written."""
 
     index: Path
-    json: Path
+    json: Path | None
     plots: tuple[Path, ...]
 
 
-def report(paths: Sequence[Path], out: Path, claims: Sequence[Claim] = ()) -> ReportFiles:
+def report(paths: Sequence[Path], out: Path, claims: Sequence[Claim] = (), alone: bool = False) -> ReportFiles:
     """Report on runs, evaluations or both. `claims` are shown first, and written to `report.json`.
 
-    Where none are given, those that the run of the first path has written down are taken.
+    Where none are given, those that the first path has written down are taken. `alone`: nothing is beside the page.
     """
     sources = open_sources(paths)
     first = sources[0].path
     claims = claims or read_claims(first / "claims.json") or read_claims(first / "eval" / "claims.json")
     surveys = [survey(source) for source in sources]
-    gallery = Gallery(_directory(out))
+    gallery = Gallery(_directory(out), pictures=not alone)
     looks = Looks(sources)
     title = " and ".join(source.name for source in sources)
     sections = [
         opening(title, sources, claims),
         thinking(sources, looks, gallery),
+        spending(sources, gallery),
         by_level(sources, surveys, looks, gallery),
         courses(sources, looks, gallery),
         to_read(sources, surveys),
@@ -57,6 +59,8 @@ def report(paths: Sequence[Path], out: Path, claims: Sequence[Claim] = ()) -> Re
     page = Page(files("steep.evals").joinpath("report.html").read_text(encoding="utf-8"))
     html = page.substitute(title=text(f"{title}: report"), content="\n".join(sections))
     write_atomic(out / "index.html", html.encode())
+    if alone:
+        return ReportFiles(index=out / "index.html", json=None, plots=())
     write_json(out / "report.json", _document(sources, surveys, claims))
     return ReportFiles(index=out / "index.html", json=out / "report.json", plots=tuple(gallery.paths))
 
@@ -85,7 +89,14 @@ def _document(sources: Sequence[Source], surveys: Sequence[Survey], claims: Sequ
             for (model, task, mode), rank in surveyed.longer_where_hard.items()
         ]
     course = [{"run": source.name, **asdict(w)} for source in sources for w in watched(source)]
+    scalings = [
+        {"run": source.name, "task": task, "budget": budget, **asdict(fit)}
+        for source in sources
+        for (task, budget), fit in source.scalings.items()
+    ]
+    o1 = {source.name: asdict(source.findings) for source in sources if source.findings.choices}
     missing = {source.name: source.missing for source in sources}
     return evidence(claims, seconds) | {
-        "missing": missing, "cells": cells, "fits": fits, "thought_by_level": ranks, "training": course
+        "missing": missing, "cells": cells, "fits": fits, "thought_by_level": ranks, "training": course,
+        "scaling": scalings, "o1": o1,
     }  # fmt: skip
