@@ -297,6 +297,13 @@ class Replayer(Task, Protocol):
 
 
 @runtime_checkable
+class Matcher(Task, Protocol):
+    """A task that knows when two answers say the same, right or wrong: what a majority is counted by."""
+
+    def same(self, problem: Problem, answer: str, other: str) -> bool: ...
+
+
+@runtime_checkable
 class Guarded(Task, Protocol):
     """A task that watches over its verifier."""
 

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from steep.cli.chat import Conversation, Reply, obey
 from steep.cli.entry import explain
 from steep.engines import load_model, save_model
 from steep.errors import SteepError
+from steep.evals.o1 import O1Config
 from steep.models import PackedAttention
 from steep.runs import Run, Stage
 from steep.runs import files as files_module
@@ -338,9 +340,43 @@ def test_an_evaluation_is_not_mixed_with_another(tiny, elsewhere, capsys):
     assert "e holds another evaluation" in failed(capsys, *words, "--budgets", "8")
 
 
+SUITE = ["--suite", "o1", "--budgets", "0,8", "--samples", "2", "--problems", "4", "--answer", "8"]
+
+
+def test_the_o1_suite_takes_the_tasks_of_the_run(tiny, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr("steep.cli.eval.O1Config", partial(O1Config, probe=4, scorer_problems=4, scorer_samples=2))
+    words = ["eval", str(tiny), *SUITE]
+    assert main([*words, "--json"]) == 0
+    told = last_json(capsys)
+    assert told["out"] == "runs/evals/tiny-rl-o1"
+    assert [(c["task"], c["level"]) for c in told["findings"]["choices"]] == [("arithmetic", 1)]  # it learned nothing
+    assert {(s["budget"], s["samples"]) for s in told["findings"]["spendings"]} == {(0, 1), (0, 2), (8, 1), (8, 2)}
+    kept = json.loads(Path(told["out"], "eval.json").read_text())
+    assert kept["command"] == " ".join(["steep", *words, "--json"])
+    assert main(words) == 0  # nothing is left to do
+    shown = capsys.readouterr().out
+    assert "budget  one answer  majority of 2" in shown
+    assert "see it with `steep report runs/evals/tiny-rl-o1`" in shown
+    assert main(["report", told["out"], "--html"]) == 0
+    assert [file.name for file in Path(told["out"], "report").iterdir()] == ["index.html"]
+
+
+def test_a_suite_that_is_stopped_says_how_to_go_on(tiny, elsewhere, capsys, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steep.cli.eval.measure_o1", stop)
+    assert main(["eval", str(tiny), *SUITE]) == 130
+    assert "goes on from here, with --out runs/evals/tiny-rl-o1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([], "there is nothing to measure the model on"),
+        (["--suite", "o1", "--greedy"], "the o1 suite takes many different answers"),
+        (["--suite", "o1", "--levels", "1"], "--levels and --verifier are of one task"),
+        (["--task", "countdown", "--levels", "9"], "countdown has no levels [9]"),
         (["--task", "countdwn"], "there is no task 'countdwn'\n  did you mean countdown?"),
         (["--task", "no.py:Riddles"], "there is no file no.py"),
         (["--task", "arithmetic", "--levels", "99"], "arithmetic has no levels [99]"),

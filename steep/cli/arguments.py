@@ -34,7 +34,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         raise SteepError(f"there is no command {first!r}", did_you_mean(first, list(commands)))
     if first not in commands:  # --help, --version
         return parser.parse_args(words)
-    args = argparse.Namespace(command=first)
+    args = argparse.Namespace(command=first, words=tuple(words))
     if first in OWN_OPTIONS:
         rest, args.overrides = split_overrides(rest, OWN_OPTIONS[first])
     return commands[first].parse_intermixed_args(rest, args)
@@ -219,6 +219,8 @@ def _eval(commands: _Commands) -> None:
         "eval",
         "measure a model's accuracy on held-out problems at several thinking budgets",
         "steep eval runs/nano --task countdown --budgets 0,64,256",
+        "steep eval runs/nano --suite o1",
+        "steep eval runs/nano --suite o1 --task countdown --levels 3 --samples 256",
         "steep eval runs/nano/sft --task arithmetic --levels 1,2 --greedy",
         "steep eval runs/nano/rl/best --task countdown",
         "steep eval runs/nano --task gsm8k --problems 50 --json",
@@ -228,17 +230,28 @@ def _eval(commands: _Commands) -> None:
         "steep eval smollm2 --task gym:spell_backward --levels 1,2",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--task", required=True, metavar="NAME|FILE", help=TASK_HELP)
+    parser.add_argument("--task", metavar="NAME|FILE", help=f"{TASK_HELP} (with --suite: the tasks of the model's run)")
+    parser.add_argument(
+        "--suite",
+        choices=("o1",),
+        help="o1: at the level of each task that tells most, whether longer thoughts, majorities of many answers and a "
+        "learned scorer's choice among them pay; for `steep report`",
+    )
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     parser.add_argument("--levels", type=_numbers(1), metavar="N,N", help="levels of the task (its own choice)")
     parser.add_argument(
-        "--budgets", type=_numbers(0), default=(0, 64, 256), metavar="N,N", help="thinking tokens (0,64,256)"
+        "--budgets", type=_numbers(0), metavar="N,N", help="thinking tokens (0,64,256; of the suite 0,16,32 to 512)"
     )
-    parser.add_argument("--samples", type=_number(1), default=1, metavar="N", help="answers to each problem (1)")
+    parser.add_argument("--samples", type=_number(1), metavar="N", help="answers to each problem (1; of the suite 64)")
     parser.add_argument("--problems", type=_number(1), default=200, metavar="N", help="different problems (200)")
     parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token; otherwise temperature 1")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep figures and answers (below runs/evals)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to keep figures and answers (below runs/evals); an evaluation that is there goes on",
+    )
 
 
 def _tasks(commands: _Commands) -> None:
@@ -288,9 +301,11 @@ def _report(commands: _Commands) -> None:
         "draw curves and tables of runs and evaluations",
         "steep report runs/nano",
         "steep report runs/nano runs/fast --out compared --open",
+        "steep report runs/evals/nano-rl-o1 --html",
     )
     parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="runs or evaluations")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to (report/ in the first run)")
+    parser.add_argument("--html", action="store_true", help="write the page alone: no pictures and JSON beside it")
     parser.add_argument("--open", action="store_true", help="show it in a browser")
 
 

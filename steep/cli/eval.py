@@ -1,7 +1,10 @@
-"""`steep eval`: accuracy on held-out problems at several thinking budgets, with intervals."""
+"""`steep eval`: accuracy on held-out problems at several thinking budgets, with intervals; the o1 suite."""
 
 import argparse
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,38 +12,101 @@ from typing import Any
 from steep.cli.engine import new_engine, tell_thoughtless
 from steep.cli.outcome import Outcome, Output
 from steep.cli.task import find_task
+from steep.cli.train import load, tell_claims
 from steep.config import to_json
 from steep.engines import LoadedModel, NativeEngine, load_model
 from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig
+from steep.evals.findings import Findings, Method
+from steep.evals.o1 import O1Config, Subject, measure_o1
 from steep.evals.suite import Cell, SuiteConfig, measure
-from steep.runs import Stage, machine, read_json, versions, write_json
+from steep.runs import Claim, Run, Stage, machine, read_claims, read_json, versions, write_json
 from steep.runs.files import plain
-from steep.tasks.mixture import distinct
-from steep.types import Problem
+from steep.tasks.mixture import by_name, distinct
+from steep.training.recipe import Recipe
+from steep.types import Problem, Task
 
 ROWS = 256
+BUDGETS = (0, 64, 256)
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    task = find_task(args.task, args.levels, args.verifier)
     loaded = load_model(args.model)
     tell_thoughtless(loaded, Output())
+    return o1(args, loaded) if args.suite else one_task(args, loaded)
+
+
+def one_task(args: argparse.Namespace, loaded: LoadedModel) -> Outcome:
+    if args.task is None:
+        raise SteepError("there is nothing to measure the model on", "name problems with --task, or choose --suite o1")
+    task = find_task(args.task, args.levels, args.verifier)
     config = suite_config(args, loaded)
     problems = distinct(task, "test", config.problems)
     if not problems:
         raise SteepError(f"the task {task.name} has no problems in its test split", "choose other levels")
     engine = engine_for(loaded, problems, config.eval)
-    out = args.out or Path("runs/evals") / f"{loaded.name.replace('/', '-')}-{task.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    begin(out, {"model": str(loaded.path), "task": to_json(task), "config": to_json(config)})
-    cells = measure(Stage(out), loaded.name, engine, loaded.template, {task.name: task}, config)
+    out = args.out or Path("runs/evals") / f"{named(loaded)}-{task.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    begin(out, args, {"model": str(loaded.path), "task": to_json(task), "config": to_json(config)})
+    with resumable(out):
+        cells = measure(Stage(out), loaded.name, engine, loaded.template, {task.name: task}, config)
     tell(cells, out)
     return Outcome(value={"out": out, "cells": cells})
 
 
-def suite_config(args: argparse.Namespace, loaded: LoadedModel) -> SuiteConfig:
+def o1(args: argparse.Namespace, loaded: LoadedModel) -> Outcome:
+    if args.greedy:
+        raise SteepError("the o1 suite takes many different answers, which --greedy cannot give", "leave it away")
+    tasks, out = tasks_of(args, loaded), args.out or Path("runs/evals") / f"{named(loaded)}-o1"
+    limit = loaded.model.config.max_positions // 2
+    budgets = tuple(budget for budget in EvalConfig().budgets if budget <= limit)
+    config = O1Config(suite=suite_config(args, loaded, budgets, samples=64))
+    settings = {"suite": "o1", "tasks": to_json(tasks), "levels": args.levels, "config": to_json(config)}
+    begin(out, args, {"model": str(loaded.path), **settings})
+    subject = Subject(loaded=loaded, new_engine=lambda problems, asked: engine_for(loaded, problems, asked))
+    with resumable(out):
+        findings = measure_o1(Stage(out), subject, tasks, config, beyond=args.levels is None, command=typed(args))
+    claims = read_claims(out / "claims.json")
+    tell_findings(findings, claims, out)
+    return Outcome(value={"out": out, "findings": findings, "claims": claims})
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"steep: the same command goes on from here, with --out {shlex.quote(str(out))}", file=sys.stderr)
+        raise
+
+
+def typed(args: argparse.Namespace) -> str:
+    return shlex.join(["steep", *args.words])
+
+
+def tasks_of(args: argparse.Namespace, loaded: LoadedModel) -> Sequence[Task]:
+    """The task that is named, or those that the model's run was trained on."""
+    if args.task is not None:
+        return [find_task(args.task, args.levels, args.verifier)]
+    path = loaded.path.resolve().parent.parent
+    if not (path / "run.json").is_file():
+        raise SteepError(f"{loaded.name} belongs to no run that could say what it was trained on", "name a --task")
+    if args.levels is not None or args.verifier is not None:
+        raise SteepError("--levels and --verifier are of one task", "name it with --task")
+    run = Run.open(path)
+    recipe = load(run.info.recipe, run.info.overrides)
+    assert isinstance(recipe, Recipe)
+    return list(by_name(recipe.tasks).values())
+
+
+def named(loaded: LoadedModel) -> str:
+    return loaded.name.replace("/", "-")
+
+
+def suite_config(
+    args: argparse.Namespace, loaded: LoadedModel, budgets: Sequence[int] = BUDGETS, samples: int = 1
+) -> SuiteConfig:
     answer = args.answer or loaded.template.config.answer
-    config = EvalConfig(budgets=tuple(sorted(args.budgets)), answer=answer, samples=args.samples)
+    config = EvalConfig(budgets=tuple(sorted(args.budgets or budgets)), answer=answer, samples=args.samples or samples)
     return SuiteConfig(problems=args.problems, modes=("greedy" if args.greedy else "sampled",), eval=config)
 
 
@@ -58,13 +124,13 @@ def engine_for(loaded: LoadedModel, problems: Sequence[Problem], config: EvalCon
     return new_engine(loaded, min(ROWS, len(problems) * config.samples), context)
 
 
-def begin(out: Path, settings: dict[str, Any]) -> None:
+def begin(out: Path, args: argparse.Namespace, settings: dict[str, Any]) -> None:
     """Write down what is measured; where that was begun before, it must have been the same."""
     file = out / "eval.json"
     settings = plain(settings)
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_json(file, {**settings, "versions": versions(), "machine": machine()})
+        write_json(file, {**settings, "command": typed(args), "versions": versions(), "machine": machine()})
         return
     before = read_json(file)
     if any(before.get(key) != value for key, value in settings.items()):
@@ -92,3 +158,30 @@ def tell(cells: Sequence[Cell], out: Path) -> None:
     output = Output()
     output.tell_table(columns, rows, numeric=columns)
     output.say(f"kept in {out}")
+
+
+def tell_findings(findings: Findings, claims: Sequence[Claim], out: Path) -> None:
+    """A line for each budget of each task: one answer, and the most by each method."""
+    output = Output()
+    for choice in findings.choices:
+        output.say(choice.words)
+        of_task = [s for s in findings.spendings if s.task == choice.task]
+        most = max((s.samples for s in of_task), default=1)
+        figures = {
+            (s.budget, s.method): f"{s.value:.1%}" for s in of_task if s.samples == (1 if s.method == "one" else most)
+        }
+        shown: dict[Method, str] = {
+            "one": "one answer",
+            "majority": f"majority of {most}",
+            "best": f"best of {most}",
+            "any": f"any of {most}",
+        }
+        columns = {method: head for method, head in shown.items() if any(m == method for _, m in figures)}
+        rows = [[b, *(figures.get((b, m), "") for m in columns)] for b in sorted({b for b, _ in figures})]
+        heads = ["budget", *columns.values()]
+        output.tell_table(heads, rows, numeric=heads)
+    for line in findings.left_out:
+        output.say(line)
+    if claims:
+        tell_claims(claims, output)
+    output.say(f"kept in {out}; see it with `steep report {shlex.quote(str(out))}`")

@@ -9,7 +9,7 @@ from steep.evals.report import report, summary
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    files = report(args.paths, args.out or args.paths[0] / "report")
+    files = report(args.paths, args.out or args.paths[0] / "report", alone=args.html)
     output = Output()
     try:
         output.print(summary(args.paths))

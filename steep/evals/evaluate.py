@@ -5,7 +5,7 @@ sampled anew. A rollout's random numbers depend on its seed and on the token's n
 each budget would have given (tests hold the two against each other).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,19 +36,41 @@ class EvalConfig:
 def evaluate(
     engine: Engine, template: Template, tasks: Mapping[str, Task], problems: Sequence[Problem], config: EvalConfig
 ) -> dict[int, list[Group]]:
-    """Verified groups for each budget, in the order of the problems. Without a thought section the only budget is 0."""
-    budgets = [0] if template.think_close_id is None else sorted(set(config.budgets), reverse=True)
-    longest = _sample(engine, template, problems, budgets[0], config)
-    sampled = {budgets[0]: longest}
-    for budget in budgets[1:]:
-        if config.tell_budget:
-            sampled[budget] = _sample(engine, template, problems, budget, config)
+    """Verified groups for each budget, in the order of the problems."""
+    return dict(sorted(sweep(engine, template, tasks, problems, config)))
+
+
+def sweep(
+    engine: Engine,
+    template: Template,
+    tasks: Mapping[str, Task],
+    problems: Sequence[Problem],
+    config: EvalConfig,
+    done: Collection[int] = (),
+    longest: list[list[Rollout]] | None = None,
+) -> Iterator[tuple[int, list[Group]]]:
+    """The same one budget after the other, from the largest down, without those that are `done`.
+
+    `longest` are the rollouts at the largest budget, where they were sampled before.
+    """
+    largest, *smaller = sorted(budgets_of(template, config), reverse=True)
+    if longest is None:
+        longest = _sample(engine, template, problems, largest, config)
+    for budget in (largest, *smaller):
+        if budget in done:
+            continue
+        if budget == largest:
+            sampled = longest
+        elif budget == 0 or config.tell_budget:  # nothing of the longest thought is kept
+            sampled = _sample(engine, template, problems, budget, config)
         else:
-            sampled[budget] = _cut(engine, template, longest, budget, config)
-    return {
-        budget: verified_groups(zip(problems, sampled[budget], strict=True), tasks, template)
-        for budget in sorted(sampled)
-    }
+            sampled = _cut(engine, template, longest, budget, config)
+        yield budget, verified_groups(zip(problems, sampled, strict=True), tasks, template)
+
+
+def budgets_of(template: Template, config: EvalConfig) -> set[int]:
+    """Without a thought section the only budget is 0."""
+    return {0} if template.think_close_id is None else set(config.budgets)
 
 
 def _sample(

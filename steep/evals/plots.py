@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib as mpl
 import numpy as np
@@ -25,6 +25,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 VARIABLES = {INK: "--ink", GRID: "--grid", PAPER: "--paper", **{c: f"--c{i}" for i, c in enumerate(COLOURS)}}
 MARKERS = "oDs^vP"
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1, 1.5)))
+DOTTED = (0, (1, 2))
 Size = tuple[float, float]
 WIDE: Size = (4.5, 3.6)
 SMALL: Size = (3.7, 2.8)
@@ -65,12 +66,18 @@ class Curve:
         return fit_log([p.x for p in points], [p.value for p in points]) if len(points) >= 3 else None
 
 
-def accuracy_by_compute(curves: Sequence[Curve], title: str, size: Size = WIDE) -> Figure:
-    """Accuracy against training compute in FLOPs, on a logarithmic axis; rings are measured before the stage."""
+def accuracy_by_compute(curves: Sequence[Curve], title: str, size: Size = WIDE, fits: Sequence[Curve] = ()) -> Figure:
+    """Accuracy against training compute in FLOPs, on a logarithmic axis; rings are measured before the stage.
+
+    `fits` are dotted lines, each of a curve of the same colour.
+    """
     figure, axes = _figure(title, "training compute so far, FLOPs", "accuracy", size)
     axes.set_xscale("log")
     for curve in curves:
         _draw(axes, curve, [p.x for p in curve.points], label=curve.name)
+    for fit in fits:
+        xs, ys = [p.x for p in fit.points], [p.value for p in fit.points]
+        axes.plot(xs, ys, color=_colour(fit), linestyle=DOTTED, linewidth=1.2, zorder=2)
     xs = [p.x for curve in curves for p in curve.points]
     ticks = flops_ticks(min(xs), max(xs))
     axes.set_xticks(ticks, [scientific(t) for t in ticks])
@@ -97,12 +104,31 @@ def accuracy_by_budget(curves: Sequence[Curve], title: str, size: Size = WIDE) -
             label += f": {100 * fit.slope:+.1f} points a doubling, R² = {fit.r2:.3f}"
             ends = np.array([place[rest.points[0].x], place[rest.points[-1].x]])
             line = fit.intercept + fit.slope * ends
-            axes.plot(ends, line, color=_colour(curve), linestyle=(0, (1, 2)), linewidth=1.2, zorder=2)
+            axes.plot(ends, line, color=_colour(curve), linestyle=DOTTED, linewidth=1.2, zorder=2)
         _draw(axes, Curve(name="", points=tuple(zero), colour=curve.colour), [place[0.0]] * len(zero))
         _draw(axes, rest, xs[len(zero) :], label=label)
     axes.set_xticks([place[b] for b in budgets], [f"{b:g}" for b in budgets])
     if len(budgets) > 1 and budgets[0] == 0:
         _break_axis(axes, place[budgets[1]] - BREAK / 2)
+    _percent(axes, curves)
+    _legend(figure, axes)
+    return figure
+
+
+def accuracy_by_tokens(curves: Sequence[Curve], title: str, size: Size = WIDE) -> Figure:
+    """Accuracy against all tokens that are spent on a problem, a doubling a unit, with bands for the intervals."""
+    figure, axes = _figure(title, "tokens a problem, all answers together", "accuracy", size)
+    axes.set_xscale("log", base=2)
+    for curve in curves:
+        xs = [p.x for p in curve.points]
+        bare = [replace(p, low=None, high=None) for p in curve.points]
+        _draw(axes, replace(curve, points=tuple(bare)), xs, label=curve.name)
+        low, high = ([getattr(p, side) for p in curve.points] for side in ("low", "high"))
+        axes.fill_between(xs, low, high, color=_colour(curve), alpha=0.12, linewidth=0)
+    most = max((p.x for curve in curves for p in curve.points), default=16)
+    ticks = [2.0**power for power in range(3, math.ceil(math.log2(most)) + 1, 2)]
+    axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     _percent(axes, curves)
     _legend(figure, axes)
     return figure

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from steep.errors import SteepError
+from steep.evals.findings import Findings, load_findings
+from steep.evals.scaling import Measured, Scaling, scaling
 from steep.evals.suite import FILE as CELLS
 from steep.evals.suite import Cell, Mode, load_cells
-from steep.runs import Run, Stage
+from steep.runs import Run, Stage, read_json
 
 TRAINING = ("pretrain", "sft", "rl", "distill")
 COURSES = (
@@ -41,16 +43,20 @@ class Source:
     run: Run | None
     """None for an evaluation that belongs to no run."""
     stages: Mapping[str, Stage]
-    """The training stages that were entered, in order."""
+    """The training stages that were entered, in order; of an evaluation those that its model went through."""
     evaluations: tuple[Stage, ...]
     cells: tuple[Cell, ...]
+    findings: Findings
+    """Of the o1 suite; empty if it was not carried out."""
+    evaluated_by: str | None = None
+    """The command that made an evaluation that belongs to no run."""
 
     @property
     def command(self) -> str:
         """What was typed to make it."""
         if self.run is None:
             models = dict.fromkeys(cell.model for cell in self.cells)
-            return f"steep eval {shlex.join(models)} --task countdown"
+            return self.evaluated_by or f"steep eval {shlex.join(models)} --task countdown"
         return shlex.join(["steep", "train", self.run.info.recipe, *self.run.info.overrides])
 
     @property
@@ -81,6 +87,15 @@ class Source:
             if weights:
                 return sum(_count(file) for file in weights)
         return None
+
+    @cached_property
+    def scalings(self) -> Mapping[tuple[str, int], "CourseFit"]:
+        """The fits to the course of RL that have enough points, by task and budget."""
+        found: dict[tuple[str, int], list[Watched]] = {}
+        for w in watched(self):
+            found.setdefault((w.task, w.budget), []).append(w)
+        fits = {key: course_fit(points) for key, points in found.items()}
+        return {key: fit for key, fit in fits.items() if fit is not None}
 
     def flops(self, row: Mapping[str, Any]) -> float | None:
         """Compute of one recorded step: 6 for each parameter and trained token, 2 for each sampled one.
@@ -123,14 +138,35 @@ def open_source(path: Path) -> Source:
         stages = {stage.name: stage for stage in run.stages() if stage.name in TRAINING}
         evaluations = tuple(Stage(file.parent) for file in sorted(path.glob(f"*/{CELLS}")))
         cells = tuple(cell for stage in evaluations for cell in load_cells(stage.path))
-        return Source(name=run.name, path=path, run=run, stages=stages, evaluations=evaluations, cells=cells)
+        return Source(
+            name=run.name, path=path, run=run, stages=stages, evaluations=evaluations, cells=cells, findings=Findings()
+        )
     if (path / CELLS).is_file():
-        cells = tuple(load_cells(path))
-        return Source(name=path.name, path=path, run=None, stages={}, evaluations=(Stage(path),), cells=cells)
+        settings = read_json(path / "eval.json") if (path / "eval.json").is_file() else {}
+        return Source(
+            name=path.name,
+            path=path,
+            run=None,
+            stages=trained(Path(settings["model"])) if "model" in settings else {},
+            evaluations=(Stage(path),),
+            cells=tuple(load_cells(path)),
+            findings=load_findings(path),
+            evaluated_by=settings.get("command"),
+        )
     raise SteepError(
         f"{path} is neither a run nor an evaluation: it has no run.json and no {CELLS}",
         "name a run directory (`steep runs` lists them) or one that `steep eval` wrote",
     )
+
+
+def trained(model: Path) -> dict[str, Stage]:
+    """The stages that a run's model went through; none if it belongs to no run, or that is gone."""
+    path = model.parent.parent
+    if model.name != "model" or not (path / "run.json").is_file():
+        return {}
+    names = [stage.name for stage in Run.open(path).stages()]
+    last = model.parent.name
+    return {name: Stage(path / name) for name in names[: names.index(last) + 1] if name in TRAINING}
 
 
 def open_sources(paths: Sequence[Path]) -> list[Source]:
@@ -139,6 +175,10 @@ def open_sources(paths: Sequence[Path]) -> list[Source]:
         raise SteepError("there is nothing to report on", "name one or more run directories")
     paths = list({path.resolve(): path for path in paths}.values())
     sources = [open_source(path) for path in paths]
+    runs = {source.path.resolve() for source in sources if source.run}
+    for place, source in enumerate(sources):  # the training of a run that is here itself is not told twice
+        if not source.run and {stage.path.parent.resolve() for stage in source.stages.values()} <= runs:
+            sources[place] = replace(source, stages={})
     names = [source.name for source in sources]
     return [source if names.count(source.name) == 1 else replace(source, name=str(source.path)) for source in sources]
 
@@ -159,6 +199,27 @@ def watched(source: Source) -> list[Watched]:
         total += step or 0.0
         found += at_start + list(_watched_in(row, total, start=False))
     return [w for w in found if w.flops > 0 and math.isfinite(w.value)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CourseFit:
+    """How accuracy followed the compute of RL."""
+
+    before: float
+    """FLOPs that were spent before RL."""
+    scaling: Scaling
+
+
+def course_fit(points: Sequence[Watched]) -> CourseFit | None:
+    """None without an evaluation before the first step, or with too few after it."""
+    first = next((w.flops for w in points if w.start), None)
+    measured = [
+        Measured(compute=w.flops - first, value=w.value, low=w.low, high=w.high)
+        for w in points
+        if first is not None and w.low is not None and w.high is not None
+    ]
+    found = scaling(measured)
+    return None if first is None or found is None else CourseFit(before=first, scaling=found)
 
 
 def _watched_in(row: Mapping[str, Any], flops: float, start: bool) -> Iterator[Watched]:

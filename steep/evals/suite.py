@@ -1,24 +1,27 @@
 """An evaluation as a directory: cells (an accuracy each, with its interval) and the rollouts they were counted from."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from steep.errors import SteepError
 from steep.evals.demonstrator import DEMONSTRATOR, demonstrations
-from steep.evals.evaluate import EvalConfig, accuracy, evaluate
-from steep.rollouts import rows
+from steep.evals.evaluate import EvalConfig, accuracy, budgets_of, sweep
+from steep.evals.voting import votes
+from steep.rollouts import RESTORED, restored, rows
 from steep.runs import Progress, Stage, read_json, write_json
 from steep.tasks.mixture import distinct
 from steep.tokens import Template
-from steep.types import Demonstrator, Engine, Group, Problem, Task
+from steep.types import Budget, Demonstrator, Engine, Group, Problem, Rollout, Task
 
 Mode = Literal["greedy", "sampled", "told"]
-Answering = Callable[[Sequence[Problem], EvalConfig], Mapping[int, list[Group]]]
-"""Verified groups for each budget of a config, in the order of the problems."""
+Answering = Callable[[Sequence[Problem], EvalConfig, Mapping[int, "Cell"]], Iterable[tuple[int, list[Group]]]]
+"""Verified groups for each budget of a config that has no cell yet, in the order of the problems."""
 FILE = "cells.json"
 
 
@@ -55,6 +58,10 @@ class Cell:
     """Share of thoughts that the budget ended."""
     invalid: int
     """Rollouts whose check failed; they are in no accuracy."""
+    file: int | None = None
+    """Number of the file with the rollouts that were counted; None in evaluations of older versions."""
+    digest: str | None = None
+    """sha256 of the weights that were measured; None for what has none, and in evaluations of older versions."""
 
 
 def measure(
@@ -67,47 +74,82 @@ def measure(
 ) -> list[Cell]:
     """Evaluate every task and mode, save rollouts and cells beside those of other models in the stage's directory.
 
-    A task and mode that is on disk already is not computed again.
+    A budget whose cells are on disk already is not computed again.
     """
-    return _measured(stage, model, template, tasks, config, lambda *asked: evaluate(engine, template, tasks, *asked))
+
+    def answers(
+        problems: Sequence[Problem], asked: EvalConfig, done: Mapping[int, Cell]
+    ) -> Iterable[tuple[int, list[Group]]]:
+        largest = max(budgets_of(template, asked))
+        before = done[largest].file if largest in done else None
+        longest = None if before is None else _restored(stage, before, template, template.budget(largest, asked.answer))
+        return sweep(engine, template, tasks, problems, asked, done, longest)
+
+    return _measured(stage, model, engine.receipt.digest, template, tasks, config, answers)
 
 
 def measure_demonstrator(stage: Stage, template: Template, task: Demonstrator, config: SuiteConfig) -> list[Cell]:
     """Beside the cells of models those of the task's own demonstrations, sampled; `template` counts their tokens."""
+
+    def answers(
+        problems: Sequence[Problem], asked: EvalConfig, done: Mapping[int, Cell]
+    ) -> Iterable[tuple[int, list[Group]]]:
+        missing = tuple(budget for budget in asked.budgets if budget not in done)
+        return demonstrations(task, template, problems, replace(asked, budgets=missing)).items()
+
     config = replace(config, modes=("sampled",))
-    return _measured(
-        stage,
-        DEMONSTRATOR,
-        template,
-        {task.name: task},
-        config,
-        lambda *asked: demonstrations(task, template, *asked),
-    )
+    return _measured(stage, DEMONSTRATOR, None, template, {task.name: task}, config, answers)
 
 
 def _measured(
-    stage: Stage, model: str, template: Template, tasks: Mapping[str, Task], config: SuiteConfig, answers: Answering
+    stage: Stage,
+    model: str,
+    digest: str | None,
+    template: Template,
+    tasks: Mapping[str, Task],
+    config: SuiteConfig,
+    answers: Answering,
 ) -> list[Cell]:
     cells = load_cells(stage.path)
-    done = {(c.model, c.task, c.mode) for c in cells}
-    wanted = [(name, mode) for name in tasks for mode in config.modes]
-    with Progress(len(wanted), f"eval {model}") as progress:
-        for number, (name, mode) in enumerate(wanted):
-            if (model, name, mode) not in done:
+    if any(cell.digest not in (None, digest) for cell in cells if cell.model == model):
+        raise SteepError(
+            f"{stage.path} holds figures of another model that was called {model}", "evaluate in another directory"
+        )
+    asked = [(name, mode, in_mode(config.eval, mode)) for name in tasks for mode in config.modes]
+    finished = 0
+    with Progress(sum(len(budgets_of(template, each)) for _, _, each in asked), f"eval {model}") as progress:
+        for name, mode, each in asked:
+            here = [c for c in cells if (c.model, c.task, c.mode, c.level) == (model, name, mode, None)]
+            done = {cell.budget: cell for cell in here}
+            if not budgets_of(template, each) <= done.keys():
                 problems = distinct(tasks[name], "test", config.problems)
-                by_budget = answers(problems, in_mode(config.eval, mode))
-                saved = [
-                    {"model": model, "mode": mode, **row}
-                    for groups in by_budget.values()
-                    for row in rows(groups, template)
-                ]
-                stage.save_rollouts(len(done), saved)  # the same file, if this was cut short before
-                cells += cells_of(model, name, mode, by_budget)
-                stage.when_room(partial(write_json, stage.path / FILE, [asdict(c) for c in cells]))
-                done.add((model, name, mode))
-            shown = [c for c in cells if (c.model, c.task, c.mode, c.level) == (model, name, mode, None)]
-            progress.update(number + 1, {f"{name} {mode}": " ".join(f"{c.value:.0%}@{c.budget}" for c in shown)})
+                for budget, groups in answers(problems, each, done):
+                    file = len({(c.model, c.task, c.mode, c.budget) for c in cells})
+                    chosen = [vote for group in groups for vote in votes(group, tasks[name], template)]
+                    saved = zip(rows(groups, template), chosen, strict=True)
+                    # the same file, if this was cut short before
+                    stage.save_rollouts(file, [{"model": model, "mode": mode, **row, "vote": v} for row, v in saved])
+                    found = cells_of(model, name, mode, {budget: groups}, file, digest)
+                    cells = _in_order([*cells, *found])
+                    stage.when_room(partial(write_json, stage.path / FILE, [asdict(cell) for cell in cells]))
+                    done[budget] = found[0]
+                    progress.update(finished + len(done))
+            finished += len(done)
+            accuracies = " ".join(f"{cell.value:.0%}@{budget}" for budget, cell in sorted(done.items()))
+            progress.update(finished, {f"{name} {mode}": accuracies})
     return cells
+
+
+def _restored(stage: Stage, file: int, template: Template, budget: Budget) -> list[list[Rollout]]:
+    """The rollouts in a file, by problem."""
+    by_problem = groupby(stage.rollouts([file], RESTORED), key=lambda row: row["group"])
+    return [[restored(row, template, budget) for row in of_problem] for _, of_problem in by_problem]
+
+
+def _in_order(cells: Sequence[Cell]) -> list[Cell]:
+    """Model, task and mode as they were measured, and within them from the smallest budget up."""
+    places = {key: place for place, key in enumerate(dict.fromkeys((c.model, c.task, c.mode) for c in cells))}
+    return sorted(cells, key=lambda c: (places[c.model, c.task, c.mode], c.budget))
 
 
 def in_mode(config: EvalConfig, mode: Mode) -> EvalConfig:
@@ -116,7 +158,14 @@ def in_mode(config: EvalConfig, mode: Mode) -> EvalConfig:
     return replace(config, tell_budget=config.tell_budget or mode == "told")
 
 
-def cells_of(model: str, task: str, mode: Mode, by_budget: Mapping[int, Sequence[Group]]) -> list[Cell]:
+def cells_of(
+    model: str,
+    task: str,
+    mode: Mode,
+    by_budget: Mapping[int, Sequence[Group]],
+    file: int | None = None,
+    digest: str | None = None,
+) -> list[Cell]:
     """Cells over all levels and, where there are several, for each."""
     cells = []
     for budget, groups in by_budget.items():
@@ -139,6 +188,8 @@ def cells_of(model: str, task: str, mode: Mode, by_budget: Mapping[int, Sequence
                     thought=float(np.mean([r.thought_tokens for r in rollouts])),
                     interrupted=float(np.mean([r.interrupted for r in rollouts])),
                     invalid=sum(r.verdict is not None and r.verdict.kind == "invalid" for r in rollouts),
+                    file=file,
+                    digest=digest,
                 )
             )
     return cells

@@ -139,8 +139,15 @@ class Stage:
             column = pa.array([json.dumps(value) for value in values] if as_json else values)
             columns.append(column)
             fields.append(pa.field(name, column.type, metadata=AS_JSON if as_json else None))
-        buffer = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields)), buffer, compression="zstd")
+        return self._write_table(step, pa.Table.from_arrays(columns, schema=pa.schema(fields)))
+
+    def add_column(self, step: int, name: str, values: Sequence[float]) -> Path:
+        """Write a further figure of each row that was sampled in a step, in the order of the rows."""
+        return self._write_table(step, self.rollout_table(step).append_column(name, pa.array(values)))
+
+    def _write_table(self, step: int, table: pa.Table) -> Path:
+        path, buffer = self.rollout_path(step), pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
         data = buffer.getvalue().to_pybytes()
 
         def write() -> Path:

@@ -65,11 +65,13 @@ class Arithmetic(Generated):
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Correct if the answer is the integer and nothing else: "12", "12.", "= 12", "+12" and "1,234" are read."""
-        found = INTEGER.fullmatch(answer.strip())
-        if found is None:
+        value = integer(answer)
+        if value is None:
             return wrong("not an integer")
-        value = int(found[2].replace(",", "")) * (1 if found[1] in ("", "+") else -1)
         return correct() if value == problem.key["answer"] else wrong(f"not {value}")
+
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        return integer(answer) == integer(other) is not None
 
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
         thought = think(problem.key["expression"])
@@ -123,6 +125,14 @@ class Step(NamedTuple):
     operation: str
     value: int
     rest: str
+
+
+def integer(answer: str) -> int | None:
+    """The integer that an answer is; None if it is anything else."""
+    found = INTEGER.fullmatch(answer.strip())
+    if found is None:
+        return None
+    return int(found[2].replace(",", "")) * (1 if found[1] in ("", "+") else -1)
 
 
 def solve(expression: str) -> list[Step]:

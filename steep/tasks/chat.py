@@ -220,6 +220,9 @@ class Chat(Generated):
         replies = INTENTS[problem.key["intent"]].replies
         return correct() if plain(answer) in map(plain, replies) else wrong(f"not a reply to {problem.key['intent']}")
 
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        return plain(answer) == plain(other)
+
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
         intent = INTENTS[problem.key["intent"]]
         thought = intent.thought

@@ -24,10 +24,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import islice
 from random import Random
 from typing import TypeVar
 
+from steep.errors import ConfigError
 from steep.tasks.generated import Generated, split_of
 from steep.types import Demonstration, Message, Problem, Replay, Slip, Verdict, correct, wrong
 
@@ -123,6 +125,10 @@ class Countdown(Generated):
     max_paths: int = 40
     """A demonstration gives up after so many ways to come down to three numbers, with its thought unfinished."""
 
+    def __post_init__(self) -> None:
+        if not self.levels or not set(self.levels) <= set(LEVELS):
+            raise ConfigError(f"countdown has no levels {list(self.levels)}", f"choose from {list(LEVELS)}")
+
     @property
     def name(self) -> str:
         return "countdown"
@@ -171,6 +177,10 @@ class Countdown(Generated):
         if value != target:
             return wrong(f"makes {value} where the target is {target}")
         return correct()
+
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        """Whether both make the same of the same numbers, as (8-3)*5 and 5*(8-3) do, whatever the target is."""
+        return made(answer) == made(other) is not None
 
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
         target = problem.key["target"]
@@ -335,6 +345,17 @@ def put_together(steps: Sequence[Step]) -> str:
         return f"{left}{step.sign}{right}"
 
     return " ".join(["so", *map(str, made), *(text(end, made[at:]) for at in range(len(made), -1, -1))])
+
+
+@lru_cache(4096)
+def made(answer: str) -> tuple[Fraction, list[int]] | None:
+    """What an answer makes, and of which numbers; None if it cannot be read, or claims that it makes something else."""
+    expression, _, claimed = answer.strip().rstrip(".").partition("=")
+    try:
+        value, used = evaluate(expression)
+    except ValueError:
+        return None
+    return None if claimed.strip() not in ("", str(value)) else (value, sorted(used))
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]]:

@@ -152,6 +152,9 @@ class Gym(Generated):
             return invalid(f"{self.name}: {error}")
         return correct() if score == 1.0 else wrong(f"reasoning-gym scores it {score:.2f}")
 
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        return normalised(answer) == normalised(other)
+
     def examples(self) -> Sequence[tuple[Problem, str, Verdict]]:
         """The gold answers of a problem of each level, and what is no answer."""
         shown = [next(self.problems("test", 0, level)) for level in self.levels]

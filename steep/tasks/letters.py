@@ -110,14 +110,17 @@ class Letters(Generated):
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """A count is a number. Letters may be set apart by spaces, hyphens or commas; in a spelling they must be."""
         kind, word = problem.key["kind"], problem.key["word"]
-        given = answer.strip().removesuffix(".").strip().lower()
         if kind == "count":
             count = str(word.count(problem.key["letter"]))
-            return correct() if given == count else wrong(f"the count is {count}")
-        letters = SEPARATORS.split(given)
+            return correct() if bare(answer) == count else wrong(f"the count is {count}")
+        letters = SEPARATORS.split(bare(answer))
         if kind == "spell":
             return correct() if letters == list(word) else wrong(f"not the letters of {word}, one by one")
         return correct() if "".join(letters) == word[::-1] else wrong(f"not {word} reversed")
+
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        letters, others = SEPARATORS.split(bare(answer)), SEPARATORS.split(bare(other))
+        return letters == others or (problem.key["kind"] == "reverse" and "".join(letters) == "".join(others))
 
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
         kind, word, letter = problem.key["kind"], problem.key["word"], problem.key["letter"]
@@ -180,6 +183,10 @@ class Letters(Generated):
             prompt=(Message(role="user", content=question.format(word=word, letter=letter)),),
             key={"kind": kind, "word": word, "letter": letter},
         )
+
+
+def bare(answer: str) -> str:
+    return answer.strip().removesuffix(".").strip().lower()
 
 
 def running_count(word: str, letter: str) -> list[str]:

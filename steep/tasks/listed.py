@@ -45,6 +45,11 @@ class Listed(ABC):
     def verify(self, problem: Problem, answer: str) -> Verdict:
         return VERIFIERS[problem.key["verifier"]](problem.key["answer"], answer)
 
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        """Whether one answer would be right if the other were the gold one; a pattern does not say."""
+        verifier = problem.key["verifier"]
+        return VERIFIERS["exact" if verifier == "regex" else verifier](answer, other).kind == "correct"
+
     def examples(self) -> Sequence[tuple[Problem, str, Verdict]]:
         """The gold answers of the first test problems, and no answer."""
         shown = [p for p in of_level(self, "test", None)[:3] if p.key["verifier"] != "regex"]

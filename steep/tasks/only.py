@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from steep.tasks.verifiers import sameness
 from steep.types import Problem, Split, Task, Verdict
 
 
@@ -25,6 +26,9 @@ class Only:
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         return self.task.verify(problem, answer)
+
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        return sameness(self.task)(problem, answer, other)
 
     def examples(self) -> Sequence[tuple[Problem, str, Verdict]]:
         ids = {problem.id for problem in self.chosen}

@@ -290,6 +290,9 @@ class Stories(Generated):
         """Correct if the last number of the answer is the right one: "57", "57 pens" and "72-15 = 57"."""
         return number(problem.key["answer"], answer)
 
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        return number(answer, other).kind == "correct"
+
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
         idle, steps = problem.key["idle"], problem.key["steps"]
         first = [f"asked: {steps[-1][0]}", *([] if idle is None else [f"not needed: {idle}"])]

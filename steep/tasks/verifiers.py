@@ -19,7 +19,7 @@ from fractions import Fraction
 
 from steep.sandbox import CheckError, shared
 from steep.tasks.numerals import last_number, rational
-from steep.types import Verdict, correct, invalid, wrong
+from steep.types import Matcher, Problem, Task, Verdict, correct, invalid, wrong
 
 LONGEST = 1000
 """Characters of an answer that `math` reads: what is longer is no answer but a thought."""
@@ -92,6 +92,13 @@ VERIFIERS: Mapping[str, Callable[[str, str], Verdict]] = {
     "choice": choice,
     "regex": regex,
 }
+
+
+def sameness(task: Task) -> Callable[[Problem, str, str], bool]:
+    """Whether two answers to a problem say the same: the task's own measure, or all but case, space and a full stop."""
+    if isinstance(task, Matcher):
+        return task.same
+    return lambda problem, answer, other: exact(answer, other).kind == "correct"
 
 
 def stated(answer: str) -> str:

@@ -64,7 +64,7 @@ def test_a_suite_measures_once_and_its_curve_is_read_from_disk(template_and_engi
     with Run.create(tmp_path / "run", recipe="r.py", overrides=[], config=config, seed=0) as run:
         stage = run.stage("eval")
         cells = measure(stage, "m", engine, template, TASKS, config)
-        again = measure(stage, "m", None, template, TASKS, config)  # type: ignore[arg-type]
+        again = measure(stage, "m", engine, template, TASKS, config)
     assert again == cells == load_cells(stage.path)
     assert [(c.budget, c.problems, c.level) for c in cells] == [(0, 10, None), (8, 10, None)]
     found = curve(stage, model="m", task="countdown", mode="sampled", budgets=(0, 8))

@@ -106,3 +106,26 @@ def test_drawing_changes_no_setting_of_matplotlib():
     plots.svg(figure, "p1")
     assert plots.png(figure).startswith(b"\x89PNG")
     assert dict(mpl.rcParams) == before
+
+
+def test_fits_are_drawn_to_the_course_of_training():
+    measured, fit = curve([1e14, 2e14], [0.2, 0.4]), curve([1e14, 1.5e14, 2e14], [0.2, 0.31, 0.39])
+    (axes,) = plots.accuracy_by_compute([measured], "countdown", fits=[fit]).axes
+    dotted = [line for line in axes.lines if line.get_xdata().tolist() == [1e14, 1.5e14, 2e14]]
+    assert [line.get_ydata().tolist() for line in dotted] == [[0.2, 0.31, 0.39]]
+    assert dotted[0].get_color() == axes.lines[0].get_color()
+
+
+def test_tokens_stand_on_a_logarithmic_axis_with_bands():
+    curves = [
+        curve([20, 80, 300], [0.2, 0.4, 0.6], "one"),
+        curve([80, 160, 5000], [0.4, 0.5, 0.7], "several", colour=1),
+    ]
+    figure = plots.accuracy_by_tokens(curves, "countdown")
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["8", "32", "128", "512", "2,048", "8,192"]
+    assert legend(figure) == ["one", "several"]
+    band = axes.collections[1].get_paths()[0].get_extents()
+    assert (band.x0, band.x1) == pytest.approx((80, 5000))
+    assert (band.y0, band.y1) == pytest.approx((0.35, 0.75))

@@ -1,5 +1,6 @@
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from safetensors.numpy import load_file
 
 from steep.errors import SteepError
+from steep.evals.findings import Findings, Scoring, Spending, save_findings
+from steep.evals.levels import Choice, Tried
 from steep.evals.reading import Span, mark_slips, readings, spans, survey
 from steep.evals.report import report, summary
 from steep.evals.source import open_source, open_sources, watched
@@ -313,3 +316,86 @@ def test_slips_are_marked_across_spans():
         (" ", None), ("</think>", None),
     ]  # fmt: skip
     assert marked[-1] == cut[-1]
+
+
+@pytest.fixture
+def suite(whole_run, tmp_path):
+    """An evaluation of the run's model by the o1 suite."""
+    path = tmp_path / "nano-rl-o1"
+    path.mkdir()
+    shutil.copytree(whole_run / "eval" / "rollouts", path / "rollouts")
+    shutil.copy(whole_run / "eval" / "cells.json", path)
+    keep(path, "countdown", "sampled")
+    write_json(path / "eval.json", {"model": str(whole_run / "rl" / "model"), "command": "steep eval nano --suite o1"})
+    one = Spending(
+        task="countdown", level=3, budget=16, method="one", samples=1, tokens=24.0, problems=48, value=0.31, low=0.2,
+        high=0.4, file=7,
+    )  # fmt: skip
+    longer = replace(one, budget=64, tokens=70.0, value=0.42, file=8)
+    most = replace(one, method="majority", samples=8, tokens=192.0, value=0.57)
+    best = replace(most, method="best", value=0.64)
+    tried = (Tried(level=1, value=0.97, low=0.9, high=0.99), Tried(level=3, value=0.42, low=0.3, high=0.5))
+    findings = Findings(
+        choices=(Choice(task="countdown", level=3, tried=tried),),
+        scorings=(Scoring(task="countdown", budget=16, answers=384, error=0.034),),
+        spendings=(one, longer, most, best),
+        left_out=("letters: no <scorer>",),
+    )
+    save_findings(path, findings)
+    return path
+
+
+def test_the_two_plots_come_first_and_then_the_best_way_to_spend_tokens(suite, tmp_path):
+    files = report([suite], tmp_path / "out")
+    page = files.index.read_text()
+    text = Outline(page).text
+    assert "nano-rl-o1 is an evaluation of sft, rl, made by steep eval nano --suite o1" in text.replace(" ,", ",")
+    order = [
+        "countdown: accuracy against training compute",
+        "countdown: accuracy against thinking budget, sampled",
+        "countdown: accuracy against tokens, by how they are spent",
+        "Loss, fine-tuning over the steps",
+    ]
+    assert sorted(order, key=page.index) == order
+    assert "countdown, level 3; saturated (above 95%): level 1" in text
+    assert "128 one answer, up to 64 tokens of thought 42.0% 20.0–40.0 42.0% 20.0–40.0" in text
+    assert "256 the scorer’s choice of 8, up to 16 tokens of thought 64.0% 20.0–40.0 42.0% 20.0–40.0" in text
+    assert "64.0% 20.0–40.0 48 0.034 rollouts/step-000007.parquet" in text
+    assert "letters: no &lt;scorer&gt;" in page
+    assert {path.stem for path in files.plots} >= {"tokens-countdown", "compute-countdown"}
+    kept = read_json(files.json)["o1"]["nano-rl-o1"]
+    assert [s["value"] for s in kept["spendings"]] == [0.31, 0.42, 0.57, 0.64]
+
+
+def test_a_report_beside_its_run_tells_the_training_once(suite, whole_run):
+    run, evaluation = open_sources([whole_run, suite])
+    assert (list(run.stages), list(evaluation.stages)) == (["pretrain", "sft", "rl"], [])
+    assert list(open_source(suite).stages) == ["pretrain", "sft", "rl"]
+
+
+def test_the_page_alone(suite, tmp_path):
+    files = report([suite], tmp_path / "out", alone=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
+    assert (files.json, files.plots) == (None, ())
+
+
+def test_where_reinforcement_learning_is_going(making, template, tmp_path):
+    with making.new_run(tmp_path / "long") as run:
+        making.supervised(run, "sft", 5, template)
+        making.reinforced(run, template, steps=48)  # evaluated every four steps
+    source = open_source(run.path)
+    fit = source.scalings["countdown", 128]
+    course = [w for w in watched(source) if (w.task, w.budget) == ("countdown", 128)]
+    assert fit.before == course[0].flops
+    assert fit.scaling.points == 1 + 11  # after the first tenth
+    assert fit.scaling.asymptote.value == pytest.approx(0.6, abs=0.02)
+    assert fit.scaling.forecast_error < 0.05
+    files = report([run.path], tmp_path / "out")
+    text = Outline(files.index.read_text()).text
+    assert "Where reinforcement learning is going" in text
+    assert f"countdown 128 {fit.scaling.asymptote.value:.1%}" in text
+    assert len(read_json(files.json)["scaling"]) == 4
+
+
+def test_few_evaluations_tell_nothing_of_where_it_is_going(page):
+    assert "is fitted from 8 evaluations on" in page

@@ -1,16 +1,18 @@
 import json
 import math
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
 import pytest
 
+from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig, accuracy
 from steep.evals.statistics import bootstrap, proportion
 from steep.evals.suite import SuiteConfig, cells_of, load_cells, measure
 from steep.runs import Stage
-from steep.types import Group, Message, Problem, Rollout, Verdict, correct, invalid, wrong
+from steep.types import Group, Message, Problem, Receipt, Rollout, Verdict, correct, invalid, wrong
 
 
 def problem(number, levels=2):
@@ -38,6 +40,8 @@ class Parity:
 
 class SaysYes:
     """Thinks until the budget cuts it if it is below 8, and answers yes."""
+
+    receipt = Receipt(version=0, digest="a1")
 
     def __init__(self, template, answer="yes"):
         self.template, self.answer, self.requests = template, answer, []
@@ -102,7 +106,50 @@ def test_what_is_on_disk_is_not_measured_again(tmp_path, template):
     both = measure(stage, "rl", SaysYes(template), template, tasks, SMALL)
     assert both[: len(first)] == first
     assert {cell.model for cell in both} == {"sft", "rl"}
-    assert stage.rollout_steps() == [0, 1, 2, 3]
+    assert stage.rollout_steps() == list(range(12))  # models, modes and budgets
+    assert sorted({cell.file for cell in both}) == stage.rollout_steps()
+
+
+class Stops(SaysYes):
+    """Is killed after some answers."""
+
+    def __init__(self, template, left):
+        super().__init__(template)
+        self.left = left
+
+    def submit(self, request):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().submit(request)
+
+
+@pytest.mark.parametrize("left", [3, 13, 25, 45])
+def test_an_evaluation_that_was_cut_short_goes_on_at_the_budget_it_had_reached(left, tmp_path, template):
+    """It takes 10 requests to sample, and 30 to cut at a budget above 0."""
+    tasks, config = {"parity": Parity()}, replace(SMALL, modes=("sampled",))
+    whole, stage = Stage(tmp_path / "whole"), Stage(tmp_path / "cut")
+    for each in (whole, stage):
+        each.path.mkdir()
+    expected = measure(whole, "m", SaysYes(template), template, tasks, config)
+    with pytest.raises(KeyboardInterrupt):
+        measure(stage, "m", Stops(template, left), template, tasks, config)
+    done = {cell.budget for cell in load_cells(stage.path)}
+    assert done == {b for b, requests in ((16, 10), (4, 40), (0, 50)) if left >= requests}
+    rest = SaysYes(template)
+    assert measure(stage, "m", rest, template, tasks, config) == expected
+    assert len(rest.requests) == 50 - sum({16: 10, 4: 30, 0: 10}[b] for b in done)
+    assert list(stage.rollouts()) == list(whole.rollouts())
+
+
+def test_figures_of_another_model_of_that_name_are_not_mixed(tmp_path, template):
+    stage, tasks = Stage(tmp_path), {"parity": Parity()}
+    measure(stage, "m", SaysYes(template), template, tasks, SMALL)
+    other = SaysYes(template)
+    other.receipt = Receipt(version=0, digest="b2")
+    with pytest.raises(SteepError, match="figures of another model that was called m"):
+        measure(stage, "m", other, template, tasks, SMALL)
+    assert other.requests == []
 
 
 def test_checks_that_fail_are_counted_and_in_no_accuracy(tmp_path, template):

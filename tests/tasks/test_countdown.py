@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steep.errors import ConfigError
 from steep.tasks.countdown import (
     LEVELS,
     Countdown,
@@ -271,3 +272,8 @@ def test_demonstrations_mend_every_slip():
         assert replay.mended == replay.wrong == thought.count("no")
         slips += replay.wrong
     assert slips > 20
+
+
+def test_levels_that_are_not_there_are_told():
+    with pytest.raises(ConfigError, match=r"countdown has no levels \[7\]"):
+        Countdown(levels=(7,))

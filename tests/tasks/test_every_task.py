@@ -1,7 +1,7 @@
 """What holds for every task. A new task is added to TASKS."""
 
 import json
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from random import Random
 
@@ -13,7 +13,8 @@ from steep.tasks.countdown import Countdown
 from steep.tasks.letters import Letters
 from steep.tasks.published import Gsm8k
 from steep.tasks.stories import Stories
-from steep.types import Demonstrator
+from steep.tasks.verifiers import sameness
+from steep.types import Demonstrator, Matcher
 
 SAMPLE = Path(__file__).parent / "samples" / "gsm8k"
 TASKS: tuple[Demonstrator, ...] = (Arithmetic(), Chat(), Countdown(), Letters(), Stories(), Gsm8k(directory=SAMPLE))
@@ -38,6 +39,46 @@ def test_problems_survive_json_and_start_anywhere(task: Demonstrator) -> None:
         assert problem.split == "valid"
         assert problem.id.startswith(f"{task.name}/")
         assert json.loads(json.dumps(problem.key)) == problem.key
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_a_right_answer_never_says_the_same_as_a_wrong_one(task: Demonstrator) -> None:
+    assert isinstance(task, Matcher)
+    for (problem, answer, verdict), (other_problem, other, other_verdict) in combinations(task.examples(), 2):
+        if problem == other_problem and verdict.kind != other_verdict.kind:
+            assert not task.same(problem, answer, other), (answer, other)
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "other", "same"),
+    [
+        (Countdown(), "(8-3)*5", "5 * (8−3) = 25.", True),
+        (Countdown(), "8+3+5", "5+3+8", True),  # both wrong
+        (Countdown(), "8*3", "8*3+5-5", False),  # of other numbers
+        (Countdown(), "8*", "8*", False),
+        (Arithmetic(), "1,234", "= 1234.", True),
+        (Arithmetic(), "12", "-12", False),
+        (Arithmetic(), "many", "several", False),
+        (Letters(levels=(1,)), "C-a-t.", "c a t", True),
+        (Letters(levels=(1,)), "cat", "c-a-t", False),
+        (Letters(levels=(3,)), "tac", "t-a-c", True),
+        (Stories(), "57", "57.0 pens are left", True),
+        (Stories(), "57", "58", False),
+        (Chat(), "Hello!", "hello", True),
+        (Gsm8k(directory=SAMPLE), "1/2", "0.5", True),
+        (Gsm8k(directory=SAMPLE), "1/2", "2", False),
+    ],
+)
+def test_what_says_the_same(task: Matcher, answer: str, other: str, same: bool) -> None:
+    problem = next(task.problems("test", 0))
+    assert (task.same(problem, answer, other), task.same(problem, other, answer)) == (same, same)
+
+
+def test_without_a_measure_of_its_own_only_case_and_space_are_passed_over() -> None:
+    task = type("Riddle", (), {})()
+    problem = next(Countdown().problems("test", 0))
+    assert sameness(task)(problem, "An egg.", " an  EGG")
+    assert not sameness(task)(problem, "12", "12.0")
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

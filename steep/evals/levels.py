@@ -1,0 +1,92 @@
+"""At which level a task still tells something about a model: not where nearly all, or hardly any, answers are right."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import chain, count
+
+from steep.errors import SteepError
+from steep.evals.statistics import Estimate
+from steep.tasks.mixture import problems
+from steep.types import Task
+
+HARD, EASY = 0.2, 0.8
+"""Between these a level tells most."""
+SATURATED = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A level and the accuracy there, at the largest budget."""
+
+    level: int
+    value: float
+    low: float
+    high: float
+
+    @property
+    def saturated(self) -> bool:
+        return self.value > SATURATED
+
+    @property
+    def telling(self) -> bool:
+        return HARD <= self.value <= EASY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The level at which a task is measured."""
+
+    task: str
+    level: int | None
+    """None: the task cannot be narrowed to a level, and is measured as it is."""
+    tried: tuple[Tried, ...]
+
+    @property
+    def words(self) -> str:
+        """What was chosen, and what the other levels are like."""
+        if self.level is None:
+            return f"{self.task}, as it is"
+        saturated = ", ".join(str(t.level) for t in self.tried if t.saturated)
+        also = f"; saturated (above {SATURATED:.0%}): level {saturated}" if saturated else ""
+        (chosen,) = (t for t in self.tried if t.level == self.level)
+        far = "" if chosen.telling else f", at {chosen.value:.0%}, for none is between {HARD:.0%} and {EASY:.0%}"
+        return f"{self.task}, level {self.level}{far}{also}"
+
+
+def choose(task: Task, accuracy: Callable[[Task], Estimate], beyond: bool = True) -> Choice:
+    """Go up the levels of a task, and `beyond` its own to harder ones, until one is no longer easy.
+
+    If that is too hard at once, or none is left, the level whose accuracy is nearest to a half is taken.
+    """
+    tried: list[Tried] = []
+    for level, narrowed in at_levels(task, beyond):
+        found = accuracy(narrowed)
+        tried.append(Tried(level=level, value=found.value, low=found.low, high=found.high))
+        if found.value <= EASY:
+            break
+    nearest = min(tried, key=lambda t: abs(t.value - 0.5)).level if tried else None
+    return Choice(task=task.name, level=nearest, tried=tuple(tried))
+
+
+def at_levels(task: Task, beyond: bool) -> Iterator[tuple[int, Task]]:
+    own: Sequence[int] = sorted(task.levels)
+    for level in chain(own, count(own[-1] + 1)) if beyond else own:
+        narrowed = at_level(task, level)
+        if narrowed is None:
+            return
+        yield level, narrowed
+
+
+def at_level(task: Task, level: int) -> Task | None:
+    """The task narrowed to one level; None if it has no such level, or its levels are not to be chosen."""
+    names: list[str] = [f.name for f in fields(task)] if is_dataclass(task) else []
+    field = next((name for name in ("levels", "only_levels") if name in names), None)
+    if field is None:
+        return None
+    try:
+        narrowed: Task = replace(task, **{field: (level,)})  # type: ignore[type-var]
+        return None if next(problems(narrowed, "test", 0), None) is None else narrowed
+    except SteepError:
+        if level in task.levels:
+            raise
+        return None

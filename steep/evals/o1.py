@@ -1,0 +1,224 @@
+"""The suite behind an o1 report: does thinking time turn into better answers, and how far?
+
+    levels     of each task the level that tells most (levels.py)
+    cells      accuracy at each budget, from many answers to each problem (suite.py)
+    scorings   a learned scorer's chance of each answer, and how far that is to be believed (scorer.py)
+    spendings  accuracy against tokens: one longer thought, or many answers (parallel.py)
+
+All but the cells stands in `o1.json` beside them. What is on disk is not computed again.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+
+from steep.engines import LoadedModel
+from steep.errors import ConfigError
+from steep.evals import parallel
+from steep.evals.evaluate import EvalConfig, accuracy, evaluate
+from steep.evals.findings import Findings, Method, Scoring, Spending, load_findings, save_findings
+from steep.evals.levels import Choice, at_level, choose
+from steep.evals.parallel import Answers, answers_in
+from steep.evals.scorer import Scorer, calibration_error, fit, last_states
+from steep.evals.statistics import Estimate, bootstrap
+from steep.evals.suite import Cell, SuiteConfig, load_cells, measure
+from steep.runs import Claim, Progress, Stage, write_atomic, write_evidence
+from steep.tasks.mixture import distinct
+from steep.types import Engine, Group, Problem, Task
+
+CLAIMED = 0.2, 0.6
+"""Claims are made of the budget, above 0 if there is one, where pass@1 lies between these: answers can help there."""
+
+LEAST_PROBLEMS = 4
+"""To train a scorer on; one of them says when to stop."""
+METHODS: Mapping[Method, parallel.Method] = {
+    "one": parallel.any_right,
+    "any": parallel.any_right,
+    "majority": parallel.majority,
+    "best": parallel.best,
+}
+ONE: tuple[Method, ...] = ("one",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class O1Config:
+    """How much is measured of each task, at one of its levels."""
+
+    suite: SuiteConfig = field(
+        default_factory=lambda: SuiteConfig(problems=200, modes=("sampled",), eval=EvalConfig(samples=64))
+    )
+    probe: int = 64
+    """Problems of each level that is tried."""
+    scorer_problems: int = 200
+    """Of the train split, for the scorer to learn from."""
+    scorer_samples: int = 16
+    """Answers to each of these, at each budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model that is measured."""
+
+    loaded: LoadedModel
+    new_engine: Callable[[Sequence[Problem], EvalConfig], Engine]
+    """Makes one with room for these problems."""
+
+    def answers(self, task: Task, problems: Sequence[Problem], config: EvalConfig) -> dict[int, list[Group]]:
+        engine = self.new_engine(problems, config)
+        return evaluate(engine, self.loaded.template, {task.name: task}, problems, config)
+
+
+def measure_o1(
+    stage: Stage, subject: Subject, tasks: Sequence[Task], config: O1Config, beyond: bool, command: str
+) -> Findings:
+    """Measure a model on each of its tasks. `beyond`: levels harder than the tasks' own may be chosen."""
+    began = time.monotonic()
+    chosen = {choice.task: choice for choice in load_findings(stage.path).choices}
+    for task in tasks:
+        if task.name not in chosen:
+            chosen[task.name] = choose_level(subject, task, config, beyond)
+            save_findings(stage.path, Findings(choices=tuple(chosen.values())))
+    findings = Findings(choices=tuple(chosen.values()))
+    claims: list[Claim] = []
+    for task, choice in zip(tasks, findings.choices, strict=True):
+        at = task if choice.level is None else at_level(task, choice.level)
+        assert at is not None
+        engine = subject.new_engine(distinct(at, "test", config.suite.problems), config.suite.eval)
+        measure(stage, subject.loaded.name, engine, subject.loaded.template, {at.name: at}, config.suite)
+        cells = [cell for cell in load_cells(stage.path) if (cell.task, cell.level) == (at.name, None)]
+        try:
+            score(stage, subject, at, cells, config)
+        except ConfigError as error:  # a list without a train split, say
+            told = f"{at.name}: no scorer could be trained, so none chooses among answers: {error.message}"
+            findings = findings.plus(Findings(left_out=(told,)))
+        for cell in cells:
+            found = answers_of(stage, cell)
+            scorings, spendings = scorings_of(cell, found), spendings_of(cell, choice.level, found)
+            findings = findings.plus(Findings(scorings=scorings, spendings=spendings))
+        claims += claims_of(stage, cells, command)
+        save_findings(stage.path, findings)
+    write_evidence(stage.path / "claims.json", claims, time.monotonic() - began)
+    return findings
+
+
+def choose_level(subject: Subject, task: Task, config: O1Config, beyond: bool) -> Choice:
+    probe = replace(config.suite.eval, samples=1, budgets=(max(config.suite.eval.budgets),))
+    with Progress(None, f"levels of {task.name}") as progress:
+
+        def tried(narrowed: Task) -> Estimate:
+            (groups,) = subject.answers(narrowed, distinct(narrowed, "test", config.probe), probe).values()
+            found = accuracy(groups)
+            progress.note(f"{task.name}, level {narrowed.levels[0]}: {found.value:.0%}")
+            return found
+
+        return choose(task, tried, beyond)
+
+
+def score(stage: Stage, subject: Subject, task: Task, cells: Sequence[Cell], config: O1Config) -> None:
+    """Write the scorer's chance of each saved rollout beside it, as the column `chance`."""
+    files = [cell.file for cell in cells if cell.file is not None]
+    left = [file for file in files if "chance" not in stage.rollout_table(file, ["chance"]).column_names]
+    if not left:
+        return
+    saved = stage.path / "scorers" / f"{task.name}.safetensors"
+    with Progress(1 + len(left), f"scorer for {task.name}", rated=False) as progress:
+        if not saved.exists():
+            saved.parent.mkdir(exist_ok=True)
+            write_atomic(saved, train_scorer(subject, task, config).to_bytes())
+        scorer = Scorer.from_bytes(saved.read_bytes())
+        known: dict[tuple[int, ...], float] = {}  # a thought that no budget cut is in several files
+        for done, file in enumerate(left, start=1):
+            progress.update(done)
+            rows = [(*row["prompt_ids"], *row["ids"]) for row in stage.rollouts([file], ["prompt_ids", "ids"])]
+            new = [ids for ids in dict.fromkeys(rows) if ids not in known]
+            chances = scorer.chances(last_states(subject.loaded.model, new)).tolist()
+            known |= zip(new, chances, strict=True)
+            stage.add_column(file, "chance", [known[ids] for ids in rows])
+        progress.update(1 + len(left))
+
+
+def train_scorer(subject: Subject, task: Task, config: O1Config) -> Scorer:
+    """From answers at all budgets to problems of the train split."""
+    problems = distinct(task, "train", config.scorer_problems)
+    by_budget = subject.answers(task, problems, replace(config.suite.eval, samples=config.scorer_samples))
+    checked = [
+        ((*rollout.prompt_ids, *rollout.ids.tolist()), rollout.verdict.kind == "correct", number)
+        for groups in by_budget.values()
+        for number, group in enumerate(groups)
+        for rollout in group.rollouts
+        if rollout.verdict is not None and rollout.verdict.kind != "invalid"
+    ]
+    right_N, problem_N = np.array([right for _, right, _ in checked]), np.array([number for *_, number in checked])
+    if len(set(right_N)) < 2 or len(set(problem_N)) < LEAST_PROBLEMS:
+        raise ConfigError(f"that takes right and wrong answers to {LEAST_PROBLEMS} problems of the train split or more")
+    places = {ids: place for place, ids in enumerate(dict.fromkeys(ids for ids, *_ in checked))}
+    states = last_states(subject.loaded.model, list(places))
+    return fit(states[[places[ids] for ids, *_ in checked]], right_N, problem_N)
+
+
+def answers_of(stage: Stage, cell: Cell) -> list[Answers]:
+    """The answers that a cell was counted from, of each problem of which any could be checked."""
+    assert cell.file is not None
+    return [found for found in answers_in(stage.rollouts([cell.file], parallel.COLUMNS)).values() if len(found)]
+
+
+def scorings_of(cell: Cell, answers: Sequence[Answers]) -> tuple[Scoring, ...]:
+    scored = [(a.chances_K, a.right_K) for a in answers if a.chances_K is not None]
+    if not scored:
+        return ()
+    chances_N, right_N = (np.concatenate(parts) for parts in zip(*scored, strict=True))
+    error = calibration_error(chances_N, right_N)
+    return (Scoring(task=cell.task, budget=cell.budget, answers=len(right_N), error=error),)
+
+
+def spendings_of(cell: Cell, level: int | None, answers: Sequence[Answers]) -> tuple[Spending, ...]:
+    """One answer, and by each method 2, 4, 8 ... and as many as were sampled."""
+    if not answers:
+        return ()
+    assert cell.file is not None
+    tokens = float(np.mean([a.tokens_K.mean() for a in answers]))
+    scored = all(a.chances_K is not None for a in answers)
+    several: tuple[Method, ...] = ("any", "majority", "best") if scored else ("any", "majority")
+    found = []
+    for k in parallel.sizes(answers):
+        for method in several if k > 1 else ONE:
+            values = parallel.each(METHODS[method], answers, k)
+            found.append(
+                Spending(
+                    task=cell.task,
+                    level=level,
+                    budget=cell.budget,
+                    method=method,
+                    samples=k,
+                    tokens=k * tokens,
+                    problems=len(values),
+                    **asdict(bootstrap(values)),
+                    file=cell.file,
+                )
+            )
+    return tuple(found)
+
+
+def claims_of(stage: Stage, cells: Sequence[Cell], command: str) -> list[Claim]:
+    """What many answers add to one, paired by problem, at the budget where pass@1 is nearest to the middle."""
+    low, high = CLAIMED
+    fitting = [cell for cell in cells if low <= cell.value <= high]
+    if not fitting:
+        return []
+    cell = min(fitting, key=lambda cell: (cell.budget == 0, abs(cell.value - (low + high) / 2)))
+    found = answers_of(stage, cell)
+    k = max(parallel.sizes(found))
+    if k == 1:
+        return []
+    answers = [a for a in found if len(a) >= k]
+    one, most = parallel.each(parallel.any_right, answers, 1), parallel.each(parallel.majority, answers, k)
+    pairs = {"majority_over_one": (most - one, "> 0")}
+    if all(a.chances_K is not None for a in answers):
+        best = parallel.each(parallel.best, answers, k)
+        pairs |= {"best_over_one": (best - one, "> 0"), "best_over_majority": (best - most, ">= 0")}
+    return [
+        Claim(id=f"o1.{cell.task}.{name}_{k}_at_{cell.budget}", bar=bar, command=command, **asdict(bootstrap(gain)))
+        for name, (gain, bar) in pairs.items()
+    ]

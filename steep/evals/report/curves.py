@@ -1,0 +1,206 @@
+"""The chapters of curves: accuracy by compute, by thinking time and by level, and how training went."""
+
+from collections.abc import Sequence
+from math import isfinite
+
+import numpy as np
+
+from steep.evals import plots
+from steep.evals.plots import SMALL, WIDE, Curve, Point
+from steep.evals.reading import Survey
+from steep.evals.report.gallery import Gallery, Looks, budget_curves, by_model, whole
+from steep.evals.report.html import percent, table, text
+from steep.evals.scaling import LEAST
+from steep.evals.source import COURSES, CourseFit, Source, Watched, modes, tasks_by_weight, watched
+from steep.evals.suite import Cell, Mode
+from steep.runs import Stage, printable
+
+TOO_SELDOM = f"A sigmoid that tells where reinforcement learning is going is fitted from {LEAST} evaluations on."
+
+
+def thinking(sources: Sequence[Source], looks: Looks, gallery: Gallery) -> str:
+    """The two plots of o1, for the main task large, for the others small."""
+    tasks = tasks_by_weight(sources)
+    if not tasks:
+        return ""
+    measured = modes([cell for source in sources for cell in source.cells])
+    parts = [
+        "<h2>Accuracy by training compute and by thinking time</h2>",
+        "<p>Held-out problems throughout; bars are 95% intervals. Left: accuracy as reinforcement learning goes on, "
+        "on the validation split, against all compute spent so far (rings: before its first step). Right: accuracy on "
+        "the test split as the same model may think longer. A thought that reaches its budget is cut, and the model "
+        "answers from what it has.</p>",
+        _mode_buttons(measured),
+        _task_plots(sources, tasks[0], measured, looks, gallery, WIDE, "pair"),
+    ]
+    parts += [_task_plots(sources, task, measured, looks, gallery, SMALL, "panels") for task in tasks[1:]]
+    parts += [_cells_table(sources, tasks, measured)] if measured else []
+    parts.append(_fits_table(sources))
+    parts.append(
+        '<p class="note">Compute is counted as 6 FLOPs for each parameter and trained token and 2 for each parameter '
+        "and sampled token. The dotted lines are least squares: of a sigmoid on the compute of RL where there are "
+        "enough evaluations, and of accuracy on log2 of the budget, over the budgets above 0.</p>"
+    )
+    return "\n".join(parts)
+
+
+def _task_plots(
+    sources: Sequence[Source],
+    task: str,
+    measured: Sequence[Mode],
+    looks: Looks,
+    gallery: Gallery,
+    size: plots.Size,
+    kind: str,
+) -> str:
+    shown = printable(task)
+    drawn = []
+    curves, fits = _compute_curves(sources, task, looks)
+    if curves:
+        figure = plots.accuracy_by_compute(curves, f"{shown}: while training", size, fits)
+        drawn.append(gallery.show(f"compute-{task}", figure, f"{shown}: accuracy against training compute"))
+    for mode in measured:
+        curves = budget_curves(sources, task, mode, looks)
+        if curves:
+            figure = plots.accuracy_by_budget(curves, f"{shown}: while thinking, {mode}", size)
+            html = gallery.show(f"budget-{task}-{mode}", figure, f"{shown}: accuracy against thinking budget, {mode}")
+            drawn.append(f'<div data-mode="{mode}">{html}</div>')
+    return f'<div class="{kind}">{"".join(drawn)}</div>'
+
+
+def _compute_curves(sources: Sequence[Source], task: str, looks: Looks) -> tuple[list[Curve], list[Curve]]:
+    """One for each budget that the loop measured, and the fits; only the largest where there are several runs."""
+    curves, fits = [], []
+    for source in sources:
+        found = [w for w in watched(source) if w.task == task]
+        budgets = sorted({w.budget for w in found}, reverse=True)
+        for dash, budget in enumerate(budgets[:1] if len(sources) > 1 else budgets):
+            points = [_watched_point(w) for w in found if w.budget == budget]
+            curves.append(looks.curve(source, "rl", points, f"rl, {budget} tokens of thought", dash))
+            fit = source.scalings.get((task, budget))
+            if fit is not None:
+                fits.append(looks.curve(source, "rl", _fit_points(fit, points[-1].x), dash=dash))
+    return curves, fits
+
+
+def _fit_points(fit: CourseFit, until: float) -> list[Point]:
+    spent = np.geomspace(0.01, 1, 40) * (until - fit.before)
+    return [Point(x=fit.before + x, value=y) for x, y in zip(spent, fit.scaling.curve.at(spent), strict=True)]
+
+
+def _fits_table(sources: Sequence[Source]) -> str:
+    """Where RL is going, folded."""
+    rows = []
+    for source in sources:
+        for (task, budget), fit in source.scalings.items():
+            found = fit.scaling
+            rows.append(
+                [
+                    text(task if len(sources) == 1 else f"{source.name} {task}"),
+                    str(budget),
+                    percent(found.asymptote),
+                    plots.scientific(found.half.value),
+                    f"{found.steepness.value:.2f}<small>{found.steepness.low:.2f}–{found.steepness.high:.2f}</small>",
+                    str(found.points),
+                    "" if found.forecast_error is None else f"{100 * found.forecast_error:.1f} points",
+                ]
+            )
+    if not rows:
+        return f'<p class="note">{TOO_SELDOM}</p>' if any(map(watched, sources)) else ""
+    heads = ["task", "budget", "approaches", "half way, FLOPs of RL", "steepness", "evaluations", "forecast off by"]
+    return (
+        "<details><summary>Where reinforcement learning is going</summary>"
+        + table(heads, rows)
+        + '<p class="note">Least squares of ScaleRL’s sigmoid (arXiv 2510.13786) on the evaluations after the first '
+        "tenth of the compute, with intervals of a bootstrap over their noise. The forecast is fitted to the first "
+        "half of the compute, and its mean error is that over the second.</p></details>"
+    )
+
+
+def _watched_point(w: Watched) -> Point:
+    return Point(x=w.flops, value=w.value, low=w.low, high=w.high, hollow=w.start)
+
+
+def by_level(sources: Sequence[Source], surveys: Sequence[Survey], looks: Looks, gallery: Gallery) -> str:
+    """Accuracy and thought length by level, at each model's largest budget."""
+    drawn = []
+    for task in tasks_by_weight(sources):
+        for mode in modes([cell for source in sources for cell in source.cells]):
+            accuracies, thoughts = [], []
+            for source, surveyed in zip(sources, surveys, strict=True):
+                for model, cells in _by_level_of(source, task, mode).items():
+                    points = [Point(x=c.level or 0, value=c.value, low=c.low, high=c.high) for c in cells]
+                    accuracies.append(looks.curve(source, model, points))
+                    rank = surveyed.longer_where_hard.get((model, task, mode))
+                    told = f"{model}: ρ = {rank:.2f}" if rank is not None and isfinite(rank) else model
+                    points = [Point(x=c.level or 0, value=c.thought) for c in cells]
+                    thoughts.append(looks.curve(source, model, points, told))
+            if accuracies:
+                shown = f"{printable(task)}, {mode}"
+                left, right = plots.accuracy_by_level, plots.thought_by_level
+                pair = (("accuracy", left(accuracies, shown)), ("thought", right(thoughts, shown)))
+                for kind, figure in pair:
+                    html = gallery.show(f"{kind}-by-level-{task}-{mode}", figure, f"{shown}: {kind} by level")
+                    drawn.append(f'<div data-mode="{mode}">{html}</div>')
+    if not drawn:
+        return ""
+    return (
+        "<h2>Does it think longer where it is hard?</h2><p>At the largest budget, so that the model decides. ρ is "
+        "Spearman’s rank correlation of a problem’s level with the length of its thought.</p>"
+        f'<div class="panels twos">{"".join(drawn)}</div>'
+    )
+
+
+def _by_level_of(source: Source, task: str, mode: Mode) -> dict[str, list[Cell]]:
+    """The cells of single levels at each model's largest budget, by model."""
+    found: dict[str, list[Cell]] = {}
+    cells = [c for c in source.cells if (c.task, c.mode) == (task, mode) and c.level is not None and isfinite(c.value)]
+    for model in dict.fromkeys(cell.model for cell in cells):
+        largest = max(cell.budget for cell in cells if cell.model == model)
+        at_largest = [cell for cell in cells if (cell.model, cell.budget) == (model, largest)]
+        found[model] = sorted(at_largest, key=lambda cell: cell.level or 0)
+    return found
+
+
+def courses(sources: Sequence[Source], looks: Looks, gallery: Gallery) -> str:
+    drawn = []
+    for stage, metric, title, unit in COURSES:
+        curves = []
+        for source in sources:
+            points = _course(source.stages.get(stage), metric)
+            if points:
+                curves.append(looks.curve(source, stage, points))
+        if curves:
+            figure = plots.course(curves, title, unit)
+            drawn.append(gallery.show(f"course-{stage}-{metric}", figure, f"{title} over the steps of {stage}"))
+    return f'<h2>How training went</h2><div class="panels">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _course(stage: Stage | None, metric: str) -> list[Point]:
+    if stage is None:
+        return []
+    rows = stage.timing() if metric == "tokens/s" else stage.metrics()
+    return [Point(x=row["step"], value=row[metric]) for row in rows if isfinite(row.get(metric, float("nan")))]
+
+
+def _mode_buttons(measured: Sequence[Mode]) -> str:
+    if len(measured) < 2:
+        return ""
+    names = {"sampled": "sampled at temperature 1", "greedy": "greedy", "told": "with the budget told"}
+    buttons = [f'<button type="button" data-show="{m}" aria-pressed="false">{names[m]}</button>' for m in measured]
+    return f'<div class="bar" role="group" aria-label="How answers are drawn">{"".join(buttons)}</div>'
+
+
+def _cells_table(sources: Sequence[Source], tasks: Sequence[str], measured: Sequence[Mode]) -> str:
+    """All accuracies over whole tasks, folded."""
+    budgets = sorted({cell.budget for source in sources for cell in source.cells})
+    rows = []
+    for task in tasks:
+        for mode in measured:
+            for source in sources:
+                for model, by_budget in by_model(whole(source, mode), task).items():
+                    name = model if len(sources) == 1 else f"{source.name} {model}"
+                    figures = [percent(by_budget[b]) if b in by_budget else "" for b in budgets]
+                    rows.append([text(task), text(name), mode, *figures])
+    numbers = table(["task", "model", "mode", *map(str, budgets)], rows, texts=3)
+    return f"<details><summary>These accuracies in numbers, by budget in tokens</summary>{numbers}</details>"

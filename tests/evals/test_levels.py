@@ -1,0 +1,76 @@
+import pytest
+
+from steep.errors import ConfigError, SteepError
+from steep.evals.levels import at_level, choose
+from steep.evals.statistics import Estimate
+from steep.tasks.arithmetic import Arithmetic
+from steep.tasks.countdown import Countdown
+from steep.tasks.letters import Letters
+from steep.tasks.only import Only
+from steep.tasks.published import Gsm8k
+
+
+def accuracies(*by_level):
+    """An accuracy for each level, and the levels that were asked for."""
+    asked = []
+
+    def accuracy(task):
+        (level,) = task.levels
+        asked.append(level)
+        return Estimate(by_level[level - 1], 0.0, 1.0)
+
+    return accuracy, asked
+
+
+@pytest.mark.parametrize(
+    ("by_level", "asked", "level"),
+    [
+        ((0.5,), [1], 1),
+        ((0.99, 0.6), [1, 2], 2),  # a level that the task did not have is tried
+        ((0.99, 0.97, 0.9, 0.05), [1, 2, 3, 4], 3),  # from too easy to too hard at once: nearest to a half
+        ((0.1,), [1], 1),  # none is easier
+        ((0.99, 0.98, 0.97, 0.96, 0.93, 0.94), [1, 2, 3, 4, 5, 6], 5),  # none is harder
+    ],
+)
+def test_the_first_level_that_is_not_easy_is_chosen(by_level, asked, level):
+    accuracy, tried = accuracies(*by_level)
+    choice = choose(Countdown(levels=(1,)), accuracy)
+    assert (tried, choice.level, choice.task) == (asked, level, "countdown")
+    assert [t.value for t in choice.tried] == list(by_level)
+
+
+def test_saturated_and_telling_levels():
+    accuracy, _ = accuracies(0.96, 0.95, 0.8)
+    choice = choose(Countdown(), accuracy)
+    assert [t.saturated for t in choice.tried] == [True, False, False]
+    assert [t.telling for t in choice.tried] == [False, False, True]
+
+
+def test_only_levels_that_were_asked_for_are_tried():
+    accuracy, tried = accuracies(0.99, 0.99, 0.99, 0.5)
+    assert choose(Countdown(levels=(3, 1)), accuracy, beyond=False).level == 1
+    assert tried == [1, 3]
+
+
+def test_a_task_that_cannot_be_narrowed_is_taken_as_it_is():
+    problem = Letters().strawberry()
+    choice = choose(Only(name="strawberry", task=Letters(), chosen=(problem,)), accuracies()[0])
+    assert (choice.level, choice.tried) == (None, ())
+
+
+def test_narrowing():
+    assert at_level(Arithmetic(), 6) == Arithmetic(levels=(6,))
+    assert at_level(Arithmetic(), 7) is None
+    assert at_level(Gsm8k(), 2) is None
+
+
+def test_a_level_of_its_own_that_fails_is_told():
+    class Broken(Countdown):
+        def problems(self, split, seed, level=None, start=0):
+            raise KeyError("list")
+
+    with pytest.raises(SteepError, match="cannot make problems: KeyError"):
+        at_level(Broken(levels=(1,)), 1)
+    assert at_level(Broken(levels=(1,)), 2) is None
+    with pytest.raises(ConfigError):
+        Countdown(levels=(9,))
