@@ -91,6 +91,10 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     _resume(commands)
     _eval(commands)
     _tasks(commands)
+    _probes(commands)
+    _thoughts(commands)
+    _card(commands)
+    _compare(commands)
     _report(commands)
     _chat(commands)
     _serve(commands)
@@ -292,6 +296,102 @@ def _tasks(commands: _Commands) -> None:
         default=(0.05, 0.95),
         metavar=("LOW", "HIGH"),
         help="pass rates that --keep takes for sometimes (0.05 0.95)",
+    )
+
+
+def _probes(commands: _Commands) -> None:
+    parser = commands.add(
+        "probes",
+        "ask models what they are said to get wrong: letters, 9.11 and 9.9, dates, family puzzles",
+        "steep probes",
+        "steep probes run runs/nano smollm2",
+        "steep probes run runs/nano --by probe --budget 128",
+        'steep probes add "How many e\'s are in cheese?" --check number --answer 3 --category letters',
+        "steep probes add 'Which one is a fish?' --choices shark whale --answer shark",
+        usage="steep probes [list | run MODEL ... | add QUESTION --answer TEXT] [--file FILE.jsonl] [...] [--json]",
+    )
+    parser.add_argument("what", nargs="?", default="list", metavar="list | run | add", help="what to do (list)")
+    parser.add_argument(
+        "names", nargs="*", metavar="MODEL|QUESTION", help=f"to run: {MODEL_HELP}; to add: the question"
+    )
+    parser.add_argument(
+        "--file", type=Path, metavar="FILE.jsonl", help="your own probes, which come on top of steep's (probes.jsonl)"
+    )
+    parser.add_argument(
+        "--answer",
+        metavar="TEXT|N",
+        help=f"of add: the right answer, of choices the text or the letter of one; of run: {ANSWER_HELP}",
+    )
+    asking = parser.add_argument_group("run")
+    asking.add_argument(
+        "--samples", type=_number(1), default=8, metavar="N", help="answers to each, without and with a thought (8)"
+    )
+    asking.add_argument("--budget", type=_number(0), metavar="N", help="thinking tokens (the model's medium effort)")
+    asking.add_argument("--by", choices=("category", "probe"), default="category", help="rows of the table (category)")
+    asking.add_argument(
+        "--history",
+        type=Path,
+        default=Path("runs/probes.jsonl"),
+        metavar="FILE",
+        help="where answers are remembered, to say what was fixed and what came back (runs/probes.jsonl)",
+    )
+    adding = parser.add_argument_group("add")
+    adding.add_argument("--check", metavar="NAME", help="exact, number, math, choice or regex (exact)")
+    adding.add_argument("--choices", nargs="+", metavar="TEXT", help="options, written below the question")
+    adding.add_argument("--category", metavar="NAME", help="what kind of question it is")
+    adding.add_argument("--id", metavar="NAME", help="what to call it (a hash of the question)")
+
+
+def _thoughts(commands: _Commands) -> None:
+    parser = commands.add(
+        "thoughts",
+        "measure what thoughts are worth: do answers follow from them, are mistakes mended, what goes off the rails",
+        "steep thoughts runs/nano/sft runs/nano/rl --task countdown",
+        "steep thoughts runs/nano --task arithmetic --levels 2,3 --budget 256 --problems 500",
+    )
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"one column each: {MODEL_HELP}")
+    parser.add_argument("--task", required=True, metavar="NAME|FILE", help=TASK_HELP)
+    parser.add_argument("--levels", type=_numbers(1), metavar="N,N", help="levels of the task (its own choice)")
+    parser.add_argument("--budget", type=_number(1), metavar="N", help="thinking tokens (the model's high effort)")
+    parser.add_argument("--problems", type=_number(2), default=200, metavar="N", help="different problems (200)")
+    parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep what was found (below runs/thoughts)")
+
+
+def _card(commands: _Commands) -> None:
+    parser = commands.add(
+        "card",
+        "say in figures what a model is good and bad at, how it thinks, and what that costs",
+        "steep card runs/nano",
+        "steep card runs/nano/sft --out cards/sft",
+        "steep card smollm2 --task gsm8k --task letters --problems 50",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"{MODEL_HELP}; or an evaluation. What was measured of it is taken from the disk"
+    )
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help=f"measure this now (countdown, arithmetic and letters, if nothing is on disk): {TASK_HELP}",
+    )
+    parser.add_argument("--problems", type=_number(1), default=100, metavar="N", help="of each task, if measured (100)")
+    parser.add_argument("--budget", type=_number(0), metavar="N", help="thinking tokens (the model's high effort)")
+    parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep it (below runs/cards)")
+
+
+def _compare(commands: _Commands) -> None:
+    parser = commands.add(
+        "compare",
+        "compare models on the problems that all were asked, with paired intervals",
+        "steep compare runs/nano/sft runs/nano/rl",
+        "steep compare runs/evals/nano-countdown-1 runs/evals/fast-countdown-1",
+    )
+    parser.add_argument("first", metavar="MODEL", type=Path, help="what the others are compared with: see below")
+    parser.add_argument(
+        "others", metavar="MODEL", nargs="+", type=Path, help="runs or stages with an evaluation, or evaluations"
     )
 
 
