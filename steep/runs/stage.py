@@ -131,7 +131,6 @@ class Stage:
 
         Mappings are stored as JSON text, because the keys of problems differ from task to task.
         """
-        path = self.rollout_path(step)
         columns, fields = [], []
         for name in dict.fromkeys(name for row in rows for name in row):
             values = [row.get(name) for row in rows]
