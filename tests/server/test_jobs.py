@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -176,6 +177,9 @@ def test_a_server_that_stops_leaves_its_work_to_the_next(tmp_path, kind, context
     options = {"endless": True, "context": context, "kind": kind, "store": tmp_path / "a.db"}
     asked = {"input": "x", "thinking_token_budget": 2000}
     with serving(**options, drain_s=0) as client:
+        engine = client.model.driver.engine
+        step, left = engine.step, iter(range(500))
+        engine.step = lambda: time.sleep(0.01) if next(left, None) is None else step()
         id = begin(client, **asked)
         client.wait(lambda: saved(client.service.store, id))
         client.server.handle_exit(signal.SIGTERM, None)
