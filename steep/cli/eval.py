@@ -175,6 +175,7 @@ def tell_findings(findings: Findings, claims: Sequence[Claim], out: Path) -> Non
             "one": "one answer",
             "majority": f"majority of {most}",
             "best": f"best of {most}",
+            "weighted": f"weighted {most}",
             "any": f"any of {most}",
         }
         columns = {method: head for method, head in shown.items() if any(m == method for _, m in figures)}
