@@ -31,15 +31,20 @@ BUDGETS = (0, 64, 256)
 
 
 def run(args: argparse.Namespace) -> Outcome:
+    if args.suite and args.greedy:
+        raise SteepError("the o1 suite takes many different answers, which --greedy cannot give", "leave it away")
+    if args.task is None and not args.suite:
+        raise SteepError("there is nothing to measure the model on", "name problems with --task, or choose --suite o1")
+    task = None if args.task is None else find_task(args.task, args.levels, args.verifier)
     loaded = load_model(args.model)
     tell_thoughtless(loaded, Output())
-    return o1(args, loaded) if args.suite else one_task(args, loaded)
+    if args.suite:
+        return o1(args, loaded, tasks_of_run(args, loaded) if task is None else [task])
+    assert task is not None
+    return one_task(args, loaded, task)
 
 
-def one_task(args: argparse.Namespace, loaded: LoadedModel) -> Outcome:
-    if args.task is None:
-        raise SteepError("there is nothing to measure the model on", "name problems with --task, or choose --suite o1")
-    task = find_task(args.task, args.levels, args.verifier)
+def one_task(args: argparse.Namespace, loaded: LoadedModel, task: Task) -> Outcome:
     config = suite_config(args, loaded)
     problems = distinct(task, "test", config.problems)
     if not problems:
@@ -53,10 +58,8 @@ def one_task(args: argparse.Namespace, loaded: LoadedModel) -> Outcome:
     return Outcome(value={"out": out, "cells": cells})
 
 
-def o1(args: argparse.Namespace, loaded: LoadedModel) -> Outcome:
-    if args.greedy:
-        raise SteepError("the o1 suite takes many different answers, which --greedy cannot give", "leave it away")
-    tasks, out = tasks_of(args, loaded), args.out or Path("runs/evals") / f"{named(loaded)}-o1"
+def o1(args: argparse.Namespace, loaded: LoadedModel, tasks: Sequence[Task]) -> Outcome:
+    out = args.out or Path("runs/evals") / f"{named(loaded)}-o1"
     limit = loaded.model.config.max_positions // 2
     budgets = tuple(budget for budget in EvalConfig().budgets if budget <= limit)
     config = O1Config(suite=suite_config(args, loaded, budgets, samples=64))
@@ -83,10 +86,8 @@ def typed(args: argparse.Namespace) -> str:
     return shlex.join(["steep", *args.words])
 
 
-def tasks_of(args: argparse.Namespace, loaded: LoadedModel) -> Sequence[Task]:
-    """The task that is named, or those that the model's run was trained on."""
-    if args.task is not None:
-        return [find_task(args.task, args.levels, args.verifier)]
+def tasks_of_run(args: argparse.Namespace, loaded: LoadedModel) -> Sequence[Task]:
+    """Those that the model's run was trained on."""
     path = loaded.path.resolve().parent.parent
     if not (path / "run.json").is_file():
         raise SteepError(f"{loaded.name} belongs to no run that could say what it was trained on", "name a --task")
@@ -174,6 +175,7 @@ def tell_findings(findings: Findings, claims: Sequence[Claim], out: Path) -> Non
             "one": "one answer",
             "majority": f"majority of {most}",
             "best": f"best of {most}",
+            "weighted": f"weighted {most}",
             "any": f"any of {most}",
         }
         columns = {method: head for method, head in shown.items() if any(m == method for _, m in figures)}

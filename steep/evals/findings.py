@@ -9,7 +9,7 @@ from steep.evals.levels import Choice, Tried
 from steep.runs import read_json, write_json
 
 FILE = "o1.json"
-Method = Literal["one", "majority", "best", "any"]
+Method = Literal["one", "majority", "best", "weighted", "any"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class Spending:
     budget: int
     """Thinking tokens of each answer."""
     method: Method
-    """`one` answer; of several what the `majority` says, the `best` by the scorer, or whether `any` is right."""
+    """`one` answer; of several what the `majority` says, the `best` by the scorer, what is most said with each answer
+    `weighted` by the scorer, or whether `any` is right."""
     samples: int
     """Answers to each problem."""
     tokens: float

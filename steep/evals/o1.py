@@ -38,8 +38,10 @@ METHODS: Mapping[Method, parallel.Method] = {
     "any": parallel.any_right,
     "majority": parallel.majority,
     "best": parallel.best,
+    "weighted": parallel.weighted,
 }
 ONE: tuple[Method, ...] = ("one",)
+SCORED: tuple[Method, ...] = ("best", "weighted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +182,7 @@ def spendings_of(cell: Cell, level: int | None, answers: Sequence[Answers]) -> t
     assert cell.file is not None
     tokens = float(np.mean([a.tokens_K.mean() for a in answers]))
     scored = all(a.chances_K is not None for a in answers)
-    several: tuple[Method, ...] = ("any", "majority", "best") if scored else ("any", "majority")
+    several: tuple[Method, ...] = ("any", "majority", "best", "weighted") if scored else ("any", "majority")
     found = []
     for k in parallel.sizes(answers):
         for method in several if k > 1 else ONE:
@@ -216,8 +218,9 @@ def claims_of(stage: Stage, cells: Sequence[Cell], command: str) -> list[Claim]:
     one, most = parallel.each(parallel.any_right, answers, 1), parallel.each(parallel.majority, answers, k)
     pairs = {"majority_over_one": (most - one, "> 0")}
     if all(a.chances_K is not None for a in answers):
-        best = parallel.each(parallel.best, answers, k)
-        pairs |= {"best_over_one": (best - one, "> 0"), "best_over_majority": (best - most, ">= 0")}
+        for name in SCORED:
+            gained = parallel.each(METHODS[name], answers, k)
+            pairs |= {f"{name}_over_one": (gained - one, "> 0"), f"{name}_over_majority": (gained - most, ">= 0")}
     return [
         Claim(id=f"o1.{cell.task}.{name}_{k}_at_{cell.budget}", bar=bar, command=command, **asdict(bootstrap(gain)))
         for name, (gain, bar) in pairs.items()

@@ -62,9 +62,20 @@ def any_right(answers: Answers, k: int) -> float:
 
 
 def majority(answers: Answers, k: int) -> float:
-    """cons@k: the answer that most of k give is right; of several with equally many one is drawn.
+    """cons@k: the answer that most of k give is right."""
+    return _elected(answers, k, np.ones(len(answers)))
 
-    Where all abstain nothing is right. Answers that say the same but were judged differently count by their share.
+
+def weighted(answers: Answers, k: int) -> float:
+    """The answer whose chances add up to most is right: one answer that deceives the scorer does not win alone."""
+    assert answers.chances_K is not None
+    return _elected(answers, k, answers.chances_K)
+
+
+def _elected(answers: Answers, k: int, weights_K: NDArray[np.float64]) -> float:
+    """Of several answers with equally many votes one is drawn; where all abstain nothing is right.
+
+    Answers that say the same but were judged differently count by their share.
     """
     bins = int(answers.votes_K.max()) + 2  # the first holds those that abstain
     given_K = answers.votes_K + 1
@@ -72,7 +83,8 @@ def majority(answers: Answers, k: int) -> float:
     drawn_Dk = _draws(len(answers), k)
     draws = len(drawn_Dk)
     at_D1 = bins * np.arange(draws)[:, None]
-    votes_DC = np.bincount((at_D1 + given_K[drawn_Dk]).ravel(), minlength=draws * bins).reshape(draws, bins)
+    places_Dk = at_D1 + given_K[drawn_Dk]
+    votes_DC = np.bincount(places_Dk.ravel(), weights_K[drawn_Dk].ravel(), draws * bins).reshape(draws, bins)
     votes_DC[:, 0] = 0
     most_DC = (votes_DC == votes_DC.max(1, keepdims=True)) & (votes_DC > 0)
     return float((most_DC @ right_C / np.maximum(most_DC.sum(1), 1)).mean())

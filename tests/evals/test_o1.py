@@ -136,7 +136,7 @@ def test_many_answers_are_worth_what_can_be_worked_out(measured):
     assert spending(findings, "any", 8).value > 0.97
     assert one.value + 0.2 < spending(findings, "majority", 8).value  # the wrong ones differ
     assert spending(findings, "best", 8).value > 0.9
-    for method in ("any", "majority", "best"):
+    for method in ("any", "majority", "weighted", "best"):
         values = [spending(findings, method, k).value for k in (2, 4, 8)]
         assert values == sorted(values)
     assert spending(findings, "best", 8).tokens == pytest.approx(8 * one.tokens)
@@ -166,7 +166,8 @@ def test_claims_are_paired_at_the_budget_in_the_middle(measured):
     stage, _, _ = measured
     claims = {claim.id: claim for claim in read_claims(stage.path / "claims.json")}
     assert set(claims) == {
-        f"o1.riddle.{name}_8_at_4" for name in ("majority_over_one", "best_over_one", "best_over_majority")
+        "o1.riddle.majority_over_one_8_at_4",
+        *(f"o1.riddle.{name}_over_{other}_8_at_4" for name in ("best", "weighted") for other in ("one", "majority")),
     }
     cell = load_cells(stage.path)[0]
     answers = answers_of(stage, cell)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from steep.evals.parallel import Answers, answers_in, any_right, best, each, majority, sizes
+from steep.evals.parallel import Answers, answers_in, any_right, best, each, majority, sizes, weighted
 from steep.evals.voting import votes
 from steep.tasks.arithmetic import Arithmetic
 from steep.types import Group, Message, Problem, wrong
@@ -58,6 +58,25 @@ def test_majority_is_the_mean_over_all_draws_up_to_its_noise(k):
     seven = answers(RIGHT, VOTES)
     expected = by_definition(wins, 7, k)
     assert majority(seven, k) == pytest.approx(expected, abs=1e-12 if k in (1, 7) else 3 * (0.25 / 512) ** 0.5)
+
+
+@pytest.mark.parametrize("k", range(1, 8))
+def test_weighted_is_a_majority_by_the_sum_of_chances(k):
+    def wins(drawn):
+        sums = {}
+        for i in drawn:
+            if VOTES[i] >= 0:
+                sums[VOTES[i]] = sums.get(VOTES[i], 0) + CHANCES[i]
+        return float(max(sums, key=sums.get, default=-1) == 0)
+
+    expected = by_definition(wins, 7, k)
+    found = weighted(answers(RIGHT, VOTES, CHANCES), k)
+    assert found == pytest.approx(expected, abs=1e-12 if k in (1, 7) else 3 * (0.25 / 512) ** 0.5)
+
+
+def test_an_answer_that_deceives_the_scorer_is_outvoted():
+    four = answers([1, 1, 0, 1], votes=[0, 0, 1, 0], chances=[0.4, 0.5, 0.9, 0.3])
+    assert (best(four, 4), weighted(four, 4)) == (0.0, 1.0)
 
 
 def test_nothing_is_right_where_all_abstain():

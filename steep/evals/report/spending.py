@@ -24,10 +24,10 @@ def spending(sources: Sequence[Source], gallery: Gallery) -> str:
         return ""
     return (
         "<h2>The best way to spend a given number of tokens</h2><p>On the same held-out problems: one answer after an "
-        "ever longer thought, or many answers, of which the one is taken that most of them give, or that a scorer "
-        "prefers. The scorer reads the model’s last hidden state, and was trained on other problems. Tokens are those "
-        "of all answers to a problem together. Bands are 95% intervals over problems.</p>"
-        + "".join([*parts, *left_out])
+        "ever longer thought, or many answers, of which the one is taken that most of them give, that a scorer "
+        "prefers, or that most give when each counts by its score. The scorer reads the model’s last hidden state, and "
+        "was trained on other problems. Tokens are those of all answers to a problem together. Bands are 95% intervals "
+        "over problems.</p>" + "".join([*parts, *left_out])
     )
 
 
@@ -54,7 +54,11 @@ def _curves(spent: Sequence[Spending]) -> list[Curve]:
     middle = min(ones, key=lambda s: (s.budget == 0, abs(s.value - MIDDLE)))
     budgets = dict.fromkeys([middle.budget, max(s.budget for s in ones)])
     curves = [Curve(name="one answer, thinking longer", points=_points(ones))]
-    methods: dict[Method, str] = {"majority": "majority of several", "best": "the scorer’s choice of several"}
+    methods: dict[Method, str] = {
+        "majority": "majority of several",
+        "best": "the scorer’s choice of several",
+        "weighted": "majority weighted by the scorer",
+    }
     for dash, budget in enumerate(budgets):
         for colour, (method, words) in enumerate(methods.items(), start=1):
             points = [s for s in spent if s.budget == budget and s.method in ("one", method)]
@@ -76,6 +80,7 @@ def _words(s: Spending) -> str:
         "one": "one answer",
         "majority": f"the majority of {s.samples}",
         "best": f"the scorer’s choice of {s.samples}",
+        "weighted": f"the majority of {s.samples}, weighted by the scorer",
         "any": f"any of {s.samples}",
     }
     return f"{several[s.method]}, {thought}"
@@ -95,7 +100,7 @@ def _all(findings: Findings, task: str) -> str:
             f"{s.tokens:,.0f}",
             percent(s),
             str(s.problems),
-            f"{errors[s.budget]:.3f}" if s.method == "best" else "",
+            f"{errors[s.budget]:.3f}" if s.method in ("best", "weighted") else "",
             f"<code>rollouts/step-{s.file:06d}.parquet</code>",
         ]
         for s in findings.spendings
