@@ -1,6 +1,7 @@
 """`steep probes`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,7 @@ def test_a_model_is_asked_without_and_with_a_thought(model, capsys):
     assert main(["probes", *words]) == 0
     out, told = capsys.readouterr()
     found = json.loads(out.splitlines()[-1])
-    assert "random, no thought" in told
-    assert "random, 4 tokens" in told
+    assert re.search(r"random +random *\ncategory +probes +no thought +4 tokens *\n", told)
     (result,) = found["models"]
     assert result["tallies"].keys() == {"0", "4"}
     assert all(t["right"] + t["wrong"] + t["invalid"] == 2 for t in result["tallies"]["4"].values())
@@ -110,3 +110,11 @@ def test_a_check_that_fails_is_invalid_and_shown(model, capsys, monkeypatch):
 def test_mistakes_are_told(words, message, model, capsys):
     assert main(["probes", *(model if word == "MODEL" else word for word in words)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_without_thoughts_is_asked_once(neox, capsys):
+    Path("mine.jsonl").write_text('{"prompt": "2+3?", "answer": "5"}\n')
+    assert main(["probes", "run", str(neox), "--samples", "1", "--answer", "2", "--file", "mine.jsonl", "--json"]) == 0
+    out, told = capsys.readouterr()
+    assert "has no thought section" in told
+    assert json.loads(out.splitlines()[-1])["models"][0]["tallies"].keys() == {"0"}
