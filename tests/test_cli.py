@@ -90,7 +90,7 @@ def test_help_comes_without_torch():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sweep", "resume", "eval", "tasks", "report", "chat", "serve", "export", "runs", "doctor"]
+    "command", ["train", "sweep", "resume", "eval", "tasks", "probes", "report", "chat", "serve", "export", "runs", "doctor"]
 )
 def test_every_command_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as left:

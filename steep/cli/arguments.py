@@ -88,6 +88,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     _resume(commands)
     _eval(commands)
     _tasks(commands)
+    _probes(commands)
     _report(commands)
     _chat(commands)
     _serve(commands)
@@ -276,6 +277,49 @@ def _tasks(commands: _Commands) -> None:
         metavar=("LOW", "HIGH"),
         help="pass rates that --keep takes for sometimes (0.05 0.95)",
     )
+
+
+def _probes(commands: _Commands) -> None:
+    parser = commands.add(
+        "probes",
+        "ask models what they are said to get wrong: letters, 9.11 and 9.9, dates, family puzzles",
+        "steep probes",
+        "steep probes run runs/nano smollm2",
+        "steep probes run runs/nano --by probe --budget 128",
+        'steep probes add "How many e\'s are in cheese?" --check number --answer 3 --category letters',
+        "steep probes add 'Which one is a fish?' --choices shark whale --answer shark",
+        usage="steep probes [list | run MODEL ... | add QUESTION --answer TEXT] [--file FILE.jsonl] [...] [--json]",
+    )
+    parser.add_argument("what", nargs="?", default="list", metavar="list | run | add", help="what to do (list)")
+    parser.add_argument(
+        "names", nargs="*", metavar="MODEL|QUESTION", help=f"to run: {MODEL_HELP}; to add: the question"
+    )
+    parser.add_argument(
+        "--file", type=Path, metavar="FILE.jsonl", help="your own probes, which come on top of steep's (probes.jsonl)"
+    )
+    parser.add_argument(
+        "--answer",
+        metavar="TEXT|N",
+        help=f"of add: the right answer, of choices the text or the letter of one; of run: {ANSWER_HELP}",
+    )
+    asking = parser.add_argument_group("run")
+    asking.add_argument(
+        "--samples", type=_number(1), default=8, metavar="N", help="answers to each, without and with a thought (8)"
+    )
+    asking.add_argument("--budget", type=_number(0), metavar="N", help="thinking tokens (the model's medium effort)")
+    asking.add_argument("--by", choices=("category", "probe"), default="category", help="rows of the table (category)")
+    asking.add_argument(
+        "--history",
+        type=Path,
+        default=Path("runs/probes.jsonl"),
+        metavar="FILE",
+        help="where answers are remembered, to say what was fixed and what came back (runs/probes.jsonl)",
+    )
+    adding = parser.add_argument_group("add")
+    adding.add_argument("--check", metavar="NAME", help="exact, number, math, choice or regex (exact)")
+    adding.add_argument("--choices", nargs="+", metavar="TEXT", help="options, written below the question")
+    adding.add_argument("--category", metavar="NAME", help="what kind of question it is")
+    adding.add_argument("--id", metavar="NAME", help="what to call it (a hash of the question)")
 
 
 def _report(commands: _Commands) -> None:

@@ -13,6 +13,7 @@
 | `verifier` | how answers are checked: `exact`, `number`, `math`, `choice`, `regex` (the task's own)           |
 | `choices`  | options, which are written below the prompt as "A) ...", "B) ..."                                |
 | `thought`  | a thought that leads to the answer; fine-tuning needs one in every training row                  |
+| `category` | what kind of question it is, for tables of probes                                                |
 
 `pass_rate`, which `steep tasks check --keep` writes, is not read.
 """
@@ -38,7 +39,7 @@ from steep.tasks.listed import Listed
 from steep.tasks.verifiers import VERIFIERS
 from steep.types import Demonstration, Message, Problem, Role, Split
 
-FIELDS = ("prompt", "answer", "id", "level", "split", "verifier", "choices", "thought", "pass_rate")
+FIELDS = ("prompt", "answer", "id", "level", "split", "verifier", "choices", "thought", "category", "pass_rate")
 
 
 class RowError(ValueError):
@@ -217,14 +218,20 @@ def problem_of(row: Mapping[str, Any], task: str, verifier: str, extra: Mapping[
         split=split or split_of(text),
         level=level,
         prompt=prompt,
-        key={"verifier": verifier, "answer": answer_of(row, choices), **thought_of(row, verifier), **(extra or {})},
+        key={
+            "verifier": verifier,
+            "answer": answer_of(row, choices),
+            **thought_of(row, verifier),
+            **category_of(row),
+            **(extra or {}),
+        },
     )
 
 
 def row_of(problem: Problem) -> dict[str, Any]:
     """The row of a problem, which makes the same problem again."""
     turns = [{"role": message.role, "content": message.content} for message in problem.prompt]
-    thought = {"thought": problem.key["thought"]} if "thought" in problem.key else {}
+    optional = {name: problem.key[name] for name in ("thought", "category") if name in problem.key}
     return {
         "id": problem.id.partition("/")[2],
         "prompt": turns if len(turns) > 1 else turns[0]["content"],
@@ -232,7 +239,7 @@ def row_of(problem: Problem) -> dict[str, Any]:
         "verifier": problem.key["verifier"],
         "level": problem.level,
         "split": problem.split,
-        **thought,
+        **optional,
     }
 
 
@@ -305,6 +312,16 @@ def thought_of(row: Mapping[str, Any], verifier: str) -> Mapping[str, str]:
     return {"thought": thought}
 
 
+def category_of(row: Mapping[str, Any]) -> Mapping[str, str]:
+    """What the key keeps of a row's category."""
+    category = row.get("category")
+    if category is None:
+        return {}
+    if not isinstance(category, str) or not category.strip():
+        raise RowError(f"the category {category!r} is not a text")
+    return {"category": category.strip()}
+
+
 def unequivocal(lines: Sequence[Line], unit: str = "line") -> list[Line]:
     """The lines, with a mistake where one contradicts a line before it."""
     by_id: dict[str, Line] = {}
@@ -326,7 +343,7 @@ def contradiction(problem: Problem, earlier: Line, unit: str) -> str:
     if normal(problem.prompt) != normal(before.prompt):
         return f"{unit} {earlier.number} has the same id"
     if problem.key != before.key:
-        return f"{unit} {earlier.number} has the same prompt with another answer, verifier or thought"
+        return f"{unit} {earlier.number} has the same prompt with another answer, verifier, thought or category"
     if problem.split != before.split:
         return f"{unit} {earlier.number} has the same prompt in split {before.split!r}"
     return ""

@@ -99,10 +99,11 @@ GOOD = {"prompt": "1+1?", "answer": "2"}
         (rb'{"prompt": "\ud800", "answer": "2"}', "half a surrogate pair (\\ud800 to \\udfff) is no character"),
         (b"[" * 100_000, "not JSON that can be read: nested too deeply"),
         (GOOD | {"thought": " "}, "the thought is not a text"),
+        (GOOD | {"category": 3}, "the category 3 is not a text"),
         (GOOD | {"thought": "x", "verifier": "regex"}, "a thought leads to an answer, and a pattern is none"),
         (
             {"prompt": " Best  one?", "answer": "3"},
-            "line 1 has the same prompt with another answer, verifier or thought",
+            "line 1 has the same prompt with another answer, verifier, thought or category",
         ),
         ({"prompt": "best one?", "answer": "x", "split": "test"}, "line 1 has the same prompt in split 'train'"),
         ({"prompt": "Other?", "answer": "x", "id": "first"}, "line 1 has the same id"),
