@@ -293,6 +293,15 @@ class Replayer(Task, Protocol):
 
 
 @runtime_checkable
+class Rephraser(Task, Protocol):
+    """A task that can ask the same in other words."""
+
+    def phrasings(self, problem: Problem) -> Sequence[str]:
+        """Ways to ask the problem in its last message; its own may be among them."""
+        ...
+
+
+@runtime_checkable
 class Guarded(Task, Protocol):
     """A task that watches over its verifier."""
 

@@ -21,8 +21,9 @@ from random import Random
 from typing import NamedTuple
 
 from steep.errors import ConfigError
+from steep.tasks import replaying
 from steep.tasks.generated import Generated, split_of
-from steep.types import Demonstration, Message, Problem, Verdict, correct, wrong
+from steep.types import Demonstration, Message, Problem, Replay, Verdict, correct, wrong
 
 LEVELS = (1, 2, 3, 4, 5, 6)
 SHAPES = {  # n: a digit, ?: plus or minus
@@ -40,6 +41,8 @@ INNERMOST = re.compile(r"\(([^()]+)\)")
 PRODUCT = re.compile(r"((?<!\d)-?\d+)([*/])(-?\d+)")
 FIRST_SUM = re.compile(r"(-?\d+)([-+])(-?\d+)")
 EQUATION = re.compile(r"(\S+)=(-?\d+)")
+STEP = re.compile(r"(?<!\S)(-?\d{1,12}(?:[-+*/]-?\d{1,12}){1,2})=(-?\d{1,24})(?=\D)")
+"""A step in writing, of two numbers or two and a carry. One that ends with the text is left out, as in countdown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,18 @@ class Arithmetic(Generated):
         if rng.random() < self.slips:
             thought = slip(thought, rng)
         return Demonstration(thought=thought, answer=str(problem.key["answer"]))
+
+    def replay(self, thought: str) -> Replay:
+        """Work out every equation without brackets again."""
+        return replaying.replay(
+            [
+                replaying.Step(found.span(), found[1], is_true(found[1], int(found[2])))
+                for found in STEP.finditer(thought)
+            ]
+        )
+
+    def phrasings(self, problem: Problem) -> Sequence[str]:
+        return [question.format(problem.key["expression"]) for question in QUESTIONS]
 
     def documents(self, rng: Random) -> str:
         """One equation: a step of the thought of a training problem, or the problem itself.
@@ -143,6 +158,14 @@ def solve(expression: str) -> list[Step]:
         expression = f"{expression[:start]}{value}{expression[end:]}"
         steps.append(Step(found[0], value, expression))
     return steps
+
+
+def is_true(operation: str, result: int) -> bool:
+    """Whether a step as it is written has the right result; nothing is that of a division by 0."""
+    try:
+        return solve(operation)[-1].value == result
+    except ZeroDivisionError:
+        return False
 
 
 def apply(a: int, operator: str, b: int) -> int:

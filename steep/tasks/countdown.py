@@ -28,8 +28,9 @@ from itertools import islice
 from random import Random
 from typing import TypeVar
 
+from steep.tasks import replaying
 from steep.tasks.generated import Generated, split_of
-from steep.types import Demonstration, Message, Problem, Replay, Slip, Verdict, correct, wrong
+from steep.types import Demonstration, Message, Problem, Replay, Verdict, correct, wrong
 
 INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
@@ -141,8 +142,7 @@ class Countdown(Generated):
 
     def _asked(self, numbers: Sequence[int], target: int, level: int, rng: Random) -> Problem:
         identity = f"countdown/{' '.join(map(str, sorted(numbers)))}={target}"
-        listed = ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}"
-        text = rng.choice(PHRASINGS).format(numbers=listed, target=target)
+        text = rng.choice(phrased(numbers, target))
         return Problem(
             id=identity,
             task=self.name,
@@ -151,6 +151,9 @@ class Countdown(Generated):
             prompt=(Message(role="user", content=text),),
             key={"numbers": numbers, "target": target},
         )
+
+    def phrasings(self, problem: Problem) -> Sequence[str]:
+        return phrased(problem.key["numbers"], problem.key["target"])
 
     def canaries(self) -> Sequence[Problem]:
         """Three numbers up to 3 make 27 at most."""
@@ -210,15 +213,12 @@ class Countdown(Generated):
 
     def replay(self, thought: str) -> Replay:
         """Work out every step `a op b = c` of a thought again; comparisons with the target are not looked at."""
-        steps = list(STEP.finditer(thought))
-        slips: list[Slip] = []
-        right: dict[str, tuple[int, int]] = {}  # where an operation is next written with its right result
-        for step in reversed(steps):
-            if is_true(*step.group(2, 3, 4, 5)):
-                right[step[1]] = step.span()
-            else:
-                slips.append(Slip(start=step.start(), end=step.end(), mended=right.get(step[1])))
-        return Replay(steps=len(steps), slips=tuple(reversed(slips)))
+        return replaying.replay(
+            [
+                replaying.Step(found.span(), found[1], is_true(*found.group(2, 3, 4, 5)))
+                for found in STEP.finditer(thought)
+            ]
+        )
 
     def documents(self, rng: Random) -> str:
         """A line of steps and comparisons, as they occur in thoughts."""
@@ -242,6 +242,11 @@ class Countdown(Generated):
         good = ("(8-3)*5", "5*(8-3)", " ( 8 - 3 ) * 5 = 25. ", "(8−3)×5")
         bad = ("", "25", "8*3+5", "(8-3)*5*1", "(8-3)*5=24", "5*5", "(8-3)**5", "8-3)*5", "(8-3)*5;x()", "5/(8-8)")
         return [(problem, a, correct()) for a in good] + [(problem, a, wrong("")) for a in bad]
+
+
+def phrased(numbers: Sequence[int], target: int) -> list[str]:
+    listed = ", ".join(map(str, numbers[:-1])) + f" and {numbers[-1]}"
+    return [phrasing.format(numbers=listed, target=target) for phrasing in PHRASINGS]
 
 
 def operations(a: Operand, b: Operand) -> list[Step]:

@@ -134,6 +134,10 @@ class Letters(Generated):
             return Demonstration(thought=thought, answer=str(word.count(letter)))
         return Demonstration(thought=f"{' '.join(numbered)}; {write(numbered[::-1])}", answer=" ".join(word[::-1]))
 
+    def phrasings(self, problem: Problem) -> Sequence[str]:
+        key = problem.key
+        return [q.format(word=key["word"], letter=key["letter"]) for q in QUESTIONS[key["kind"]]]
+
     def documents(self, rng: Random) -> str:
         """A word of the training split and its letters."""
         word = rng.choice(words())

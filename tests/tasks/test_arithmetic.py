@@ -142,6 +142,28 @@ def test_a_slip_is_mended_at_once(level: int) -> None:
         assert SLIPPING.verify(made, shown.answer).kind == "correct"
 
 
+def test_thoughts_are_replayed() -> None:
+    counts = {level: [0, 0, 0] for level in LEVELS}
+    for level in LEVELS:
+        for made in islice(SLIPPING.problems("train", 0, level), 100):
+            clean, slipped = (task.replay(task.demonstrate(made, Random(0)).thought) for task in (CLEAN, SLIPPING))
+            assert clean.wrong == 0
+            counts[level] = [
+                c + n for c, n in zip(counts[level], (clean.steps, slipped.wrong, slipped.mended), strict=True)
+            ]
+    assert counts[1] == [0, 100, 0]  # the only step ends the thought, where it may have been cut
+    assert {wrong for _, wrong, _ in counts.values()} == {100}
+    for thought, expected in {
+        "7+8=14 no wait 7+8=15 write 5": (2, 1, 1),
+        "2-5=-3 so -3*2=6;": (2, 1, 0),
+        "5/0=5; 8/6=1 rest 2": (2, 1, 0),
+        "(3+4)*2=14 so": (0, 0, 0),
+        "9" * 5000 + "+1=2 ": (0, 0, 0),
+    }.items():
+        found = TASK.replay(thought)
+        assert (found.steps, found.wrong, found.mended) == expected, thought
+
+
 def test_slips_come_as_often_as_asked() -> None:
     rng = Random(0)
     shown = [TASK.demonstrate(made, rng) for made in islice(TASK.problems("train", 0), 5000)]
