@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from steep.cli import doctor, main
-from steep.cli.arguments import split_overrides
+from steep.cli.arguments import build, split_overrides
 from steep.cli.chat import Conversation, Reply, obey
 from steep.cli.entry import explain
 from steep.engines import load_model, save_model
@@ -89,9 +89,7 @@ def test_help_comes_without_torch():
     assert "steep train recipes/nano.py" in loaded.stdout
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "sweep", "resume", "eval", "tasks", "probes", "report", "chat", "serve", "export", "runs", "doctor"]
-)
+@pytest.mark.parametrize("command", build()[1])
 def test_every_command_shows_examples(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])

@@ -89,6 +89,7 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     _eval(commands)
     _tasks(commands)
     _probes(commands)
+    _thoughts(commands)
     _report(commands)
     _chat(commands)
     _serve(commands)
@@ -320,6 +321,22 @@ def _probes(commands: _Commands) -> None:
     adding.add_argument("--choices", nargs="+", metavar="TEXT", help="options, written below the question")
     adding.add_argument("--category", metavar="NAME", help="what kind of question it is")
     adding.add_argument("--id", metavar="NAME", help="what to call it (a hash of the question)")
+
+
+def _thoughts(commands: _Commands) -> None:
+    parser = commands.add(
+        "thoughts",
+        "measure what thoughts are worth: do answers follow from them, are mistakes mended, what goes off the rails",
+        "steep thoughts runs/nano/sft runs/nano/rl --task countdown",
+        "steep thoughts runs/nano --task arithmetic --levels 2,3 --budget 256 --problems 500",
+    )
+    parser.add_argument("models", metavar="MODEL", nargs="+", help=f"one column each: {MODEL_HELP}")
+    parser.add_argument("--task", required=True, metavar="NAME|FILE", help=TASK_HELP)
+    parser.add_argument("--levels", type=_numbers(1), metavar="N,N", help="levels of the task (its own choice)")
+    parser.add_argument("--budget", type=_number(1), metavar="N", help="thinking tokens (the model's high effort)")
+    parser.add_argument("--problems", type=_number(2), default=200, metavar="N", help="different problems (200)")
+    parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep what was found (below runs/thoughts)")
 
 
 def _report(commands: _Commands) -> None:

@@ -1,5 +1,7 @@
 """An engine for a model on this machine."""
 
+from collections.abc import Sequence
+
 import psutil
 
 from steep.cli.outcome import Output
@@ -24,6 +26,22 @@ def new_engine(loaded: LoadedModel, rows: int, context: int) -> NativeEngine:
         )
     config = NativeConfig(rows=min(rows, fit), context=context)
     return NativeEngine(loaded.model, config, loaded.template.end_ids)
+
+
+def labels(models: Sequence[LoadedModel]) -> list[str]:
+    """What to call the models beside each other: their names, or their paths where these are the same."""
+    names = [loaded.name for loaded in models]
+    found = [loaded.name if names.count(loaded.name) == 1 else str(loaded.path) for loaded in models]
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice is not None:
+        raise SteepError(f"{twice} is named twice", "name every model once")
+    return found
+
+
+def thought_tokens(loaded: LoadedModel, asked: int | None, effort: str) -> int:
+    """The budget that was asked for, otherwise that of an effort; 0 for a model that has none."""
+    thought = loaded.template.config.efforts.get(effort) if asked is None else asked
+    return loaded.template.budget(thought or 0).thought or 0
 
 
 def tell_thoughtless(loaded: LoadedModel, output: Output) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steep.cli.arguments import did_you_mean
-from steep.cli.engine import tell_thoughtless
+from steep.cli.engine import labels, tell_thoughtless, thought_tokens
 from steep.cli.eval import engine_for
 from steep.cli.outcome import Outcome, Output
 from steep.engines import LoadedModel, load_model
@@ -107,11 +107,9 @@ def added(question: str, args: argparse.Namespace) -> Outcome:
 
 def asked(found: Sequence[Problem], args: argparse.Namespace) -> Outcome:
     loaded = [load_model(name) for name in args.names]
-    labels = [one.name for one in loaded]
-    labels = [one.name if labels.count(one.name) == 1 else str(one.path) for one in loaded]
     output = Output()
     results = []
-    for label, one in zip(labels, loaded, strict=True):
+    for label, one in zip(labels(loaded), loaded, strict=True):
         tell_thoughtless(one, output)
         results.append(answers_of(label, one, found, args))
     by_probe = args.by == "probe"
@@ -131,8 +129,7 @@ def asked(found: Sequence[Problem], args: argparse.Namespace) -> Outcome:
 
 def answers_of(label: str, loaded: LoadedModel, found: Sequence[Problem], args: argparse.Namespace) -> Asked:
     """Ask a model, remember what it answered, and compare that with the last time."""
-    thought = loaded.template.config.efforts.get("medium") if args.budget is None else args.budget
-    budget = loaded.template.budget(thought or 0).thought or 0
+    budget = thought_tokens(loaded, args.budget, "medium")
     answer = answer_tokens(args.answer) or loaded.template.config.answer
     config = EvalConfig(budgets=tuple(sorted({0, budget})), answer=answer, samples=args.samples)
     engine = engine_for(loaded, found, config)

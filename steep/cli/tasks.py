@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steep.cli.arguments import did_you_mean
-from steep.cli.engine import tell_thoughtless
+from steep.cli.engine import tell_thoughtless, thought_tokens
 from steep.cli.eval import ROWS, engine_for
 from steep.cli.outcome import Outcome, Output
 from steep.cli.task import DEFAULT_VERIFIER, GENERATED, GYM, PUBLISHED, find_task
@@ -150,8 +150,7 @@ def test_sets() -> Mapping[str, Sequence[Problem]]:
 
 def sampled(loaded: LoadedModel, task: Task, problems: Sequence[Problem], args: argparse.Namespace) -> list[Group]:
     """The model's answers to some problems of all levels."""
-    thought = loaded.template.config.efforts.get("medium") if args.budget is None else args.budget
-    budget = loaded.template.budget(thought or 0).thought or 0
+    budget = thought_tokens(loaded, args.budget, "medium")
     answer = args.answer or loaded.template.config.answer
     config = EvalConfig(budgets=(budget,), answer=answer, samples=args.samples)
     engine, at_once = engine_for(loaded, problems, config), max(ROWS // args.samples, 1)
