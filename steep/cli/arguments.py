@@ -90,6 +90,8 @@ def build() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]
     _tasks(commands)
     _probes(commands)
     _thoughts(commands)
+    _card(commands)
+    _compare(commands)
     _report(commands)
     _chat(commands)
     _serve(commands)
@@ -337,6 +339,43 @@ def _thoughts(commands: _Commands) -> None:
     parser.add_argument("--problems", type=_number(2), default=200, metavar="N", help="different problems (200)")
     parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep what was found (below runs/thoughts)")
+
+
+def _card(commands: _Commands) -> None:
+    parser = commands.add(
+        "card",
+        "say in figures what a model is good and bad at, how it thinks, and what that costs",
+        "steep card runs/nano",
+        "steep card runs/nano/sft --out cards/sft",
+        "steep card smollm2 --task gsm8k --task letters --problems 50",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"{MODEL_HELP}; or an evaluation. What was measured of it is taken from the disk"
+    )
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help=f"measure this now (countdown, arithmetic and letters, if nothing is on disk): {TASK_HELP}",
+    )
+    parser.add_argument("--problems", type=_number(1), default=100, metavar="N", help="of each task, if measured (100)")
+    parser.add_argument("--budget", type=_number(0), metavar="N", help="thinking tokens (the model's high effort)")
+    parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to keep it (below runs/cards)")
+
+
+def _compare(commands: _Commands) -> None:
+    parser = commands.add(
+        "compare",
+        "compare models on the problems that all were asked, with paired intervals",
+        "steep compare runs/nano/sft runs/nano/rl",
+        "steep compare runs/evals/nano-countdown-1 runs/evals/fast-countdown-1",
+    )
+    parser.add_argument("first", metavar="MODEL", type=Path, help="what the others are compared with: see below")
+    parser.add_argument(
+        "others", metavar="MODEL", nargs="+", type=Path, help="runs or stages with an evaluation, or evaluations"
+    )
 
 
 def _report(commands: _Commands) -> None:
