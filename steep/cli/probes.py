@@ -158,7 +158,7 @@ def of(tallies: Mapping[str, Tally], part: Sequence[Problem]) -> list[Tally]:
 def table(parts: Mapping[str, Sequence[Problem]], results: Sequence[Asked], by: str, output: Output) -> None:
     """A row for each category or probe; for each model a column without and one with a thought."""
     modes = [(result, budget) for result in results for budget in result.tallies]
-    columns = [f"{result.model}, {f'{budget} tokens' if budget else 'no thought'}" for result, budget in modes]
+    columns = [f"{result.model}\n{f'{budget} tokens' if budget else 'no thought'}" for result, budget in modes]
     rows = []
     for name, part in parts.items():
         cells = [told(of(result.tallies[budget], part)) for result, budget in modes]
