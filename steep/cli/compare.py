@@ -6,8 +6,9 @@ from itertools import groupby
 
 from steep.cli.outcome import Outcome, Output
 from steep.errors import SteepError
-from steep.evals.card import measured, share
+from steep.evals.card import measured
 from steep.evals.comparing import Difference, compare
+from steep.evals.statistics import percent
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -26,7 +27,8 @@ def tell(first: str, found: Sequence[Difference]) -> None:
     for (model, task, mode), group in groupby(found, key=lambda one: (one.model, one.task, one.mode)):
         output.say(f"{task}, {mode}: first {first}, second {model}", style="bold")
         rows = [
-            [one.budget, share(one.first), share(one.accuracy), gain(one), one.verdict, one.problems] for one in group
+            [one.budget, percent(one.first), percent(one.accuracy), gain(one), one.verdict, one.problems]
+            for one in group
         ]
         output.tell_table(columns, rows, numeric=columns)
         output.say("")

@@ -27,7 +27,7 @@ from steep.evals.probes import (
     remember,
     together,
 )
-from steep.evals.statistics import Estimate
+from steep.evals.statistics import percent
 from steep.runs import Log, Progress
 from steep.types import Problem
 
@@ -136,7 +136,12 @@ def answers_of(label: str, loaded: LoadedModel, found: Sequence[Problem], args: 
     with Progress(len(found), f"probes {label}") as progress:
         tallies = ask(engine, loaded.template, found, config, progress.update)
     history = Log(args.history)
-    settings = {"model": str(loaded.path.resolve()), "samples": config.samples, "answer": config.answer}
+    settings = {
+        "model": str(loaded.path.resolve()),
+        "budgets": list(config.budgets),
+        "samples": config.samples,
+        "answer": config.answer,
+    }
     before = last(history, settings)
     remember(history, settings, tallies)
     return Asked(model=label, tallies=tallies, changes=changes(before, tallies))
@@ -171,10 +176,6 @@ def table(parts: Mapping[str, Sequence[Problem]], results: Sequence[Asked], by: 
 def told(tallies: Sequence[Tally]) -> str:
     failed = sum(tally.invalid for tally in tallies)
     return percent(together(tallies)) + (f", {failed} invalid" if failed else "")
-
-
-def percent(share: Estimate) -> str:
-    return "-" if share.value != share.value else f"{share.value:.0%} ({100 * share.low:.0f}-{100 * share.high:.0f})"
 
 
 def tell_invalid(result: Asked, output: Output) -> None:

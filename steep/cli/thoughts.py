@@ -11,7 +11,7 @@ from steep.cli.task import find_task
 from steep.engines import load_model
 from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig
-from steep.evals.thoughts import Figure, Subject, as_markdown, asked, figures, percent
+from steep.evals.thoughts import Figure, Subject, as_markdown, asked, figures, share
 from steep.runs import Progress, machine, versions, write_atomic, write_json
 from steep.tasks.mixture import distinct
 
@@ -55,6 +55,6 @@ def tell(measured: dict[str, list[Figure]], out: Path) -> None:
         if row[0].part != part:
             part = row[0].part
             rows.append([part + ":", *("" for _ in row)])
-        rows.append([f"  {row[0].name}", *map(percent, row)])
+        rows.append([f"  {row[0].name}", *map(share, row)])
     output.tell_table(["", *measured], rows, numeric=list(measured))
     output.say(f"examples of each figure: {out / 'thoughts.md'}")

@@ -1,6 +1,5 @@
 """A model card, made from what was measured: what a model is good and bad at, how it thinks, and what that costs."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 from steep.errors import SteepError
 from steep.evals.demonstrator import DEMONSTRATOR
 from steep.evals.source import modes, open_source
-from steep.evals.statistics import Estimate, proportion
+from steep.evals.statistics import Estimate, percent, proportion
 from steep.evals.suite import FILE, Cell
 from steep.runs import Stage
 
@@ -168,10 +167,10 @@ def as_markdown(made: Card) -> str:
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for c in made.cells:
         cut = f"{c.interrupted:.0%}" if c.budget else "-"
-        lines.append(f"| {c.task} | {c.budget} | {share(c)} | {cut} | {c.problems} |")
+        lines.append(f"| {c.task} | {c.budget} | {percent(c)} | {cut} | {c.problems} |")
     lines += ["", f"Mean of tasks and levels at the largest budgets: {made.mean:.0%}."]
     for title, cells in (("Good at", made.strengths), ("Bad at", made.weaknesses)):
-        told = "; ".join(f"{c.task}{'' if c.level is None else f' level {c.level}'} {share(c)}" for c in cells)
+        told = "; ".join(f"{c.task}{'' if c.level is None else f' level {c.level}'} {percent(c)}" for c in cells)
         lines += ["", f"**{title}** (the interval does not hold that mean): {told or 'nothing that stands out'}."]
     for one in made.habits:
         low, middle, high = one.thought
@@ -182,16 +181,10 @@ def as_markdown(made: Card) -> str:
             "",
             f"- thoughts of {middle:.0f} tokens (80% between {low:.0f} and {high:.0f}); "
             f"{one.thought_right:.0f} where the answer was right, {one.thought_wrong:.0f} where it was wrong",
-            f"- cut short by the budget: {share(one.cut_short)}, of which right {share(one.right_when_cut_short)}",
+            f"- cut short by the budget: {percent(one.cut_short)}, of which right {percent(one.right_when_cut_short)}",
             f"- words it thinks with: {told or 'none'}",
             f"- cost: {one.tokens:.0f} tokens an answer, {one.tokens_per_right:.0f} for each right one",
         ]
     if made.seconds is not None:
         lines += ["", f"An answer took {1000 * made.seconds:.0f} ms, many made together."]
     return "\n".join(lines) + "\n"
-
-
-def share(estimate: Estimate | Cell) -> str:
-    if math.isnan(estimate.value):
-        return "-"
-    return f"{estimate.value:.0%} ({100 * estimate.low:.0f}-{100 * estimate.high:.0f})"

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,24 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+class Interval(Protocol):
+    """Whatever has a figure with its interval."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def percent(figure: Interval) -> str:
+    """A share as "62% (50-73)"; "-" where nothing was measured."""
+    if math.isnan(figure.value):
+        return "-"
+    return f"{figure.value:.0%} ({100 * figure.low:.0f}-{100 * figure.high:.0f})"
 
 
 def proportion(successes: int, trials: int) -> Estimate:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from steep.evals.evaluate import EvalConfig, evaluate
-from steep.evals.statistics import mean_rate, proportion
+from steep.evals.statistics import mean_rate, percent, proportion
 from steep.rollouts import judge, verified
 from steep.runs import printable
 from steep.runs.health.grams import LENGTH, repeated
@@ -311,7 +311,7 @@ def as_markdown(measured: Mapping[str, Sequence[Figure]]) -> str:
         if row[0].part != parts:
             parts = row[0].part
             lines.append(f"| **{parts}** |" + " |" * len(names))
-        lines.append(f"| {row[0].name} | {' | '.join(map(percent, row))} |")
+        lines.append(f"| {row[0].name} | {' | '.join(map(share, row))} |")
     for row in zip(*measured.values(), strict=True):
         lines += ["", f"## {row[0].part}: {row[0].name}"]
         for model, found in zip(names, row, strict=True):
@@ -321,10 +321,8 @@ def as_markdown(measured: Mapping[str, Sequence[Figure]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def percent(figure: Figure) -> str:
-    if not figure.rollouts:
-        return "-"
-    return f"{figure.value:.0%} ({100 * figure.low:.0f}-{100 * figure.high:.0f}) of {figure.rollouts}"
+def share(figure: Figure) -> str:
+    return f"{percent(figure)} of {figure.rollouts}"
 
 
 def quoted(example: Example) -> list[str]:

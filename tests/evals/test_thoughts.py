@@ -192,4 +192,4 @@ def test_examples_are_shown_for_what_is_counted_most_and_least(template):
     assert "| right after no thought | 0% (0-11) of 30 | 0% (0-11) of 30 |\n" in told
     assert "\n    What" in told or "\n    Calculate" in told
     assert figure("part", "none", []).rollouts == 0
-    assert "| none | - |" in as_markdown({"old": [figure("part", "none", [])]})
+    assert "| none | - of 0 |" in as_markdown({"old": [figure("part", "none", [])]})
