@@ -110,3 +110,11 @@ def test_a_check_that_fails_is_invalid_and_shown(model, capsys, monkeypatch):
 def test_mistakes_are_told(words, message, model, capsys):
     assert main(["probes", *(model if word == "MODEL" else word for word in words)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_without_thoughts_is_asked_once(neox, capsys):
+    Path("mine.jsonl").write_text('{"prompt": "2+3?", "answer": "5"}\n')
+    assert main(["probes", "run", str(neox), "--samples", "1", "--answer", "2", "--file", "mine.jsonl", "--json"]) == 0
+    out, told = capsys.readouterr()
+    assert "has no thought section" in told
+    assert json.loads(out.splitlines()[-1])["models"][0]["tallies"].keys() == {"0"}
