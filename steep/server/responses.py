@@ -233,7 +233,8 @@ class Events:
             if full and thinking and len(sample.shown_thought) > thought_sent:
                 delta = sample.shown_thought[thought_sent:]
                 thought_sent += len(delta)
-                yield self.of_thought("reasoning_text.delta", content_index=0, delta=delta)
+                so_far = sample.thought_tokens
+                yield self.of_thought("reasoning_text.delta", content_index=0, delta=delta, reasoning_tokens=so_far)
             if thinking and (not sample.thinking or generation.done):
                 thinking = False
                 yield b"".join(self.thought_done(full))
