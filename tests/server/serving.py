@@ -131,11 +131,25 @@ class Client:
         return time.monotonic() - began
 
 
+def slowed(step, token_s):
+    def slow(*args):
+        time.sleep(token_s)
+        return step(*args)
+
+    return slow
+
+
 @contextmanager
-def serving(endless=False, rows=8, context=CONTEXT, **config):
-    loaded = tiny(endless)
-    engine = NativeEngine(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
-    app = create_app([ServedModel(loaded, engine)], ServerConfig(**config))
+def serving(endless=False, rows=8, context=CONTEXT, token_s=0.0, names=("tiny",), **config):
+    """`token_s` is what each token takes at least."""
+    models = []
+    for name in names:
+        loaded = replace(tiny(endless), name=name)
+        engine = NativeEngine(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
+        if token_s:
+            engine.decoder.step = slowed(engine.decoder.step, token_s)
+        models.append(ServedModel(loaded, engine))
+    app = create_app(models, ServerConfig(**config))
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(app, app.state.service)
     thread = threading.Thread(target=server.run, args=([listener],))
