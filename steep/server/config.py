@@ -13,7 +13,7 @@ class ServerConfig:
     secret: str | None = None
     """What thoughts are encrypted with that clients carry unread; None: they are given none."""
     api_key: str | None = None
-    """What every request but `GET /health` must bring as `Authorization: Bearer`; None: nothing."""
+    """What every request but those for `/health` and the page must bring as `Authorization: Bearer`; None: nothing."""
     cors: tuple[str, ...] = ()
     """Origins whose pages may call, besides the server's own; `*` for all."""
     hosts: tuple[str, ...] = ("localhost",)

@@ -225,7 +225,8 @@ class Events:
         if self.full and self.thinking and len(sample.shown_thought) > self.thought_sent:
             delta = sample.shown_thought[self.thought_sent :]
             self.thought_sent += len(delta)
-            yield self.of_thought("reasoning_text.delta", content_index=0, delta=delta)
+            so_far = sample.thought_tokens
+            yield self.of_thought("reasoning_text.delta", content_index=0, delta=delta, reasoning_tokens=so_far)
         if self.thinking and (not sample.thinking or made.generation.done):
             self.thinking = False
             yield from self._thought_done()

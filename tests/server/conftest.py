@@ -1,4 +1,4 @@
-"""Run directories as a recipe leaves them, for the page to show, and servers of tiny models."""
+"""Run directories as a recipe leaves them, for the page to show, servers of tiny models, and a browser."""
 
 import os
 import shutil
@@ -11,9 +11,10 @@ import pytest
 
 from steep.runs import Run
 from tests.evals.conftest import evaluated, new_run, reinforced, supervised, template
+from tests.server.browsing import browser
 from tests.server.serving import serving
 
-__all__ = ["template"]
+__all__ = ["browser", "template"]
 
 
 @pytest.fixture(scope="session")

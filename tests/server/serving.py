@@ -132,12 +132,35 @@ class Client:
         return time.monotonic() - began
 
 
+def slowed(step, token_s):
+    def slow(*args):
+        time.sleep(token_s)
+        return step(*args)
+
+    return slow
+
+
 @contextmanager
-def serving(endless=False, rows=8, context=CONTEXT, store=IN_MEMORY, kind=NativeEngine, **config):
-    loaded = tiny(endless)
-    engine = kind(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
+def serving(
+    endless=False,
+    rows=8,
+    context=CONTEXT,
+    token_s=0.0,
+    names=("tiny",),
+    store=IN_MEMORY,
+    kind=NativeEngine,
+    **config,
+):
+    """`token_s` is what each token takes at least."""
+    models = []
+    for name in names:
+        loaded = replace(tiny(endless), name=name)
+        engine = kind(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
+        if token_s:
+            engine.decoder.step = slowed(engine.decoder.step, token_s)
+        models.append(ServedModel(loaded, engine))
     settings = ServerConfig(**config)
-    app = create_app([ServedModel(loaded, engine)], settings, Store(store_url(str(store)), settings.stored))
+    app = create_app(models, settings, Store(store_url(str(store)), settings.stored))
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(app, app.state.service)
     thread = threading.Thread(target=server.run, args=([listener],))

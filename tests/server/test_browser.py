@@ -1,4 +1,4 @@
-"""The page as a person meets it, in a headless Chromium."""
+"""The page of runs as a person meets it, in a headless Chromium."""
 
 import json
 import math
@@ -9,20 +9,16 @@ from contextlib import contextmanager
 
 import pytest
 import uvicorn
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from steep.rollouts import rows
 from steep.runs import Log
 from steep.server.pages import pages
 from tests.evals.conftest import groups, new_run, reinforced, save_stage_model
+from tests.server.browsing import NEEDS_CHROMIUM, PHONE, opened
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: on Debian, apt install chromium"),
-]
+pytestmark = NEEDS_CHROMIUM
 PAUSE_MS = 200
-PHONE = {"width": 390, "height": 844}
 COLOURED = """canvas => {
     const style = getComputedStyle(document.documentElement).getPropertyValue("--c0").trim();
     const [r, g, b] = [1, 3, 5].map(at => parseInt(style.slice(at, at + 2), 16));
@@ -55,15 +51,6 @@ def serving(root):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def url(root):
     with serving(root) as url:
         yield url
@@ -74,23 +61,6 @@ def page(browser, url):
     """A page that fails the test if it complains, or asks for anything from elsewhere."""
     with opened(browser, url) as page:
         yield page
-
-
-@contextmanager
-def opened(browser, url, **options):
-    context = browser.new_context(**{"color_scheme": "light", "viewport": {"width": 1280, "height": 900}} | options)
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    complaints, foreign = [], []
-    page.on(
-        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda asked: foreign.append(asked.url) if not asked.url.startswith((url, "data:")) else None)
-    page.goto(url)
-    yield page
-    context.close()
-    assert (complaints, foreign) == ([], [])
 
 
 def go(page, place):

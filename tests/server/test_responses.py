@@ -34,6 +34,9 @@ def test_a_budget_is_kept_and_a_stream_says_what_the_whole_says(server, endless,
             assert "".join(e["delta"] for e in events if e["type"] == f"response.{kind}.delta") == said
     usage = whole["usage"]
     assert usage["output_tokens_details"]["reasoning_tokens"] == budget
+    counts = [event["reasoning_tokens"] for event in events if event["type"] == "response.reasoning_text.delta"]
+    assert counts == sorted(counts)
+    assert counts[-1:] == ([budget] if budget else [])
     assert usage["output_tokens"] == budget + 24 + (CLOSING if budget else 0)
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
     assert (whole["status"], whole["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
