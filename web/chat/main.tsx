@@ -66,9 +66,7 @@ function App() {
     <div class="app">
       <nav class="top">
         <a href="#/">steep</a>
-        <a href="#/" class="new">
-          new
-        </a>
+        <a href="#/">new</a>
         <a href="#/compare">compare</a>
         <button type="button" class="list" onClick={() => list.current?.showModal()}>
           conversations
