@@ -36,7 +36,7 @@ claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold
 test: $(VENV)/dev.stamp ## run the tests
 	@$(BIN)/python -m pytest
 
-page: ## build the page of runs from web/: needs Node 20.19 or newer
+page: ## build the pages from web/: needs Node 20.19 or newer
 	npm --prefix web ci
 	npm --prefix web run build
 

@@ -311,7 +311,7 @@ def _chat(commands: _Commands) -> None:
 def _serve(commands: _Commands) -> None:
     parser = commands.add(
         "serve",
-        "serve models over HTTP to whatever speaks OpenAI's API, with a thinking budget in every request",
+        "serve models over HTTP: a page to chat with them, and OpenAI's API with a thinking budget in every request",
         "steep serve runs/nano",
         "steep serve runs/nano smollm2 --port 8080 --thoughts summary",
         "STEEP_API_KEY=secret steep serve runs/nano --host 0.0.0.0 --allow-host box.lan",

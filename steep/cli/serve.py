@@ -1,4 +1,4 @@
-"""`steep serve`: models behind an API that OpenAI's clients speak."""
+"""`steep serve`: models behind an API that OpenAI's clients speak, and a page to chat with them."""
 
 import argparse
 import ipaddress
@@ -39,10 +39,12 @@ def run(args: argparse.Namespace) -> Outcome:
     models = [served(load_model(name), args) for name in args.models]
     app = create_app(models, config)
     host = f"[{args.host}]" if ":" in args.host else args.host
-    url = f"http://{host}:{listener.getsockname()[1]}/v1"
-    Output(stderr=True).say(f"serving {', '.join(model.name for model in models)} at {url}; Ctrl-C stops")
+    page = f"http://{host}:{listener.getsockname()[1]}/"
+    url = f"{page}v1"
+    names = ", ".join(model.name for model in models)
+    Output(stderr=True).say(f"serving {names} at {url}, with a page to chat at {page}; Ctrl-C stops")
     run_server(app, listener)
-    return Outcome(value={"url": url})
+    return Outcome(value={"url": url, "page": page})
 
 
 def served(loaded: LoadedModel, args: argparse.Namespace) -> ServedModel:

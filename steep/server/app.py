@@ -1,4 +1,4 @@
-"""The application: routes, and how errors are told. It can be mounted in another."""
+"""The application: routes, the chat page, and how errors are told. It can be mounted in another."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import steep
+from steep.server.built import Built
 from steep.server.chat import chat_routes
 from steep.server.config import ServerConfig
 from steep.server.errors import ApiError, invalid
@@ -44,6 +45,13 @@ def create_app(models: Sequence[ServedModel], config: ServerConfig) -> FastAPI:
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.metrics.text(service.models.values()), media_type="text/plain; version=0.0.4")
+
+    page = Built("chat")
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/{file}", include_in_schema=False)
+    async def get_page(request: Request, file: str = "") -> Response:
+        return await page.get_response(file, request.scope)
 
     @app.exception_handler(ApiError)
     async def told(request: Request, error: ApiError) -> Response:

@@ -11,7 +11,7 @@ class ServerConfig:
     thoughts: Thoughts = "full"
     """What of a thought leaves the server: nothing, how long it was, or its text."""
     api_key: str | None = None
-    """What every request but `GET /health` must bring as `Authorization: Bearer`; None: nothing."""
+    """What every request but those for `/health` and the page must bring as `Authorization: Bearer`; None: nothing."""
     cors: tuple[str, ...] = ()
     """Origins whose pages may call, besides the server's own; `*` for all."""
     hosts: tuple[str, ...] = ("localhost",)

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steep.server.built import Built
 from steep.server.config import ServerConfig
 from steep.server.errors import ApiError, refused
 
-OPEN = "/health"
-"""The one path that needs no key: whatever watches the server must be able to ask."""
+OPEN = Built("chat").paths | {"/health"}
+"""What needs no key: whatever watches the server must be able to ask, and the chat page asks its reader for the key."""
 
 
 class Guard:
@@ -49,7 +50,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host and not {origin, "*"} & {*self.config.cors}:
             raise ApiError(403, f"pages of {origin!r} may not call: allow them with --cors", code="unknown_origin")
-        if self.config.api_key is None or path == OPEN:
+        if self.config.api_key is None or path in OPEN:
             return
         given = headers.get("authorization", "").encode("latin-1")
         if not hmac.compare_digest(given, f"Bearer {self.config.api_key}".encode()):

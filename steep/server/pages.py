@@ -1,6 +1,6 @@
 """The page of runs and the JSON behind it, as an app that stands alone or is mounted within another.
 
-GET ./                 the page: built from web/ into static/; it asks for nothing from elsewhere
+GET ./                 the page: built from web/ into static/runs/; it asks for nothing from elsewhere
     ./api/runs         the list
     ./api/run          one run
     ./api/config       its resolved config
@@ -12,31 +12,22 @@ Everything is read from the run directories under one root. Nothing is written, 
 """
 
 from collections.abc import Awaitable, Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.staticfiles import StaticFiles
 
 from steep.errors import SteepError
 from steep.runs import Comparison
+from steep.server.built import HEADERS, Built
 from steep.server.courses import Thinned
 from steep.server.library import Library, RunLine, RunView, Setting
 from steep.server.rollouts import Page, Wanted
 
 HOSTS = ["127.0.0.1", "localhost"]
 """Names under which the page is asked for: a site elsewhere that has its own name resolved to this machine is not."""
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
 MOST_POINTS = 2000
 MOST_ROLLOUTS = 100
 
@@ -99,6 +90,6 @@ def pages(root: Path) -> FastAPI:
     def compare(run: Annotated[list[str], Query()]) -> Comparison:
         return library.compare(run)
 
-    app.mount("/", StaticFiles(directory=str(files("steep.server").joinpath("static")), html=True))
+    app.mount("/", Built("runs"))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
     return app

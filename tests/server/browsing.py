@@ -4,7 +4,7 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NEEDS_CHROMIUM = [
@@ -12,6 +12,7 @@ NEEDS_CHROMIUM = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: on Debian, apt install chromium"),
 ]
 PHONE = {"width": 390, "height": 844}
+expect.set_options(timeout=30_000)  # another program may take the core from a browser
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from steep.errors import SteepError
 from tests.server.serving import serving, tiny
 
 
-def test_a_key_guards_every_route_but_health():
+def test_a_key_guards_every_route_but_health_and_the_page():
     with serving(api_key="kéy") as client:
         routes = [("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("POST", "/v1/responses")]
         for method, path in [*routes, ("GET", "/v1/responses/x"), ("GET", "/nothing")]:
@@ -24,6 +25,25 @@ def test_a_key_guards_every_route_but_health():
                 assert client.call(method, path, headers=given)[0] == 401
         assert client.get("/health") == (200, {"status": "ok"})
         assert client.get("/v1/models", headers={"authorization": "Bearer kéy".encode()})[0] == 200
+
+
+def test_the_page_loads_without_the_key_and_from_here_alone():
+    with serving(api_key="key") as client:
+        status, page = client.call("GET", "/")
+        assert (status, client.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        policy = dict(rule.split(" ", 1) for rule in client.headers["content-security-policy"].split("; "))
+        assert (policy["default-src"], policy["script-src"], policy["style-src"]) == ("'none'", "'self'", "'self'")
+        files = re.findall(r'(?:src|href)="\./(.*?)"', page.decode())
+        assert files == ["index.js", "index.css"]
+        for file in (*files, "tex.js", "KaTeX_Main-Regular.woff2", "licenses.md"):
+            assert client.call("GET", f"/{file}")[0] == 200
+            assert client.headers["x-content-type-options"] == "nosniff"
+        unchanged = {"if-none-match": client.headers["etag"]}
+        assert client.call("GET", "/licenses.md", headers=unchanged) == (304, b"")
+        known = {"authorization": "Bearer key"}
+        for path in ("/nothing", "/..%2fapp.py", "/%2e%2e/app.py"):
+            assert client.call("GET", path, headers=known)[0] == 404
+        assert client.call("POST", "/", headers=known)[0] == 405
 
 
 def test_only_own_names_and_pages_are_served(server):
@@ -189,3 +209,4 @@ def test_the_command_serves_until_it_is_stopped(tmp_path):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert json.loads(out)["url"] in line
+    assert json.loads(out)["page"] in line

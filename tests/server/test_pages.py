@@ -162,7 +162,7 @@ def test_only_this_machine_s_own_names_are_answered(client):
 
 
 def test_every_answer_is_guarded(client):
-    for path in ("/", "/page.js", "/api/runs", "/api/run?run=nowhere", "/nothing"):
+    for path in ("/", "/index.js", "/api/runs", "/api/run?run=nowhere", "/nothing"):
         headers = client.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
         assert headers["x-content-type-options"] == "nosniff"
@@ -171,17 +171,17 @@ def test_every_answer_is_guarded(client):
 def test_the_page_asks_for_nothing_from_elsewhere(client):
     page = client.get("/").text
     files = re.findall(r'(?:src|href)="(\./[^"]+)"', page)
-    assert sorted(files) == ["./page.css", "./page.js"]
+    assert sorted(files) == ["./index.css", "./index.js"]
     assert "http" not in re.sub(r"http://www\.w3\.org/\S+", "", page)
     for file in files:
         assert client.get(file).status_code == 200
-    assert "url(" not in client.get("/page.css").text
+    assert "url(" not in client.get("/index.css").text
 
 
 def test_it_can_be_mounted_in_another_app(root):
     client = TestClient(Starlette(routes=[Mount("/runs", pages(root))]), base_url=URL)
     assert '<div id="page">' in client.get("/runs/").text
-    assert client.get("/runs/page.js").status_code == 200
+    assert client.get("/runs/index.js").status_code == 200
     assert len(client.get("/runs/api/runs").json()) == 4
 
 
