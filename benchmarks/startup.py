@@ -19,7 +19,7 @@ from benchmarks.rivals import python, start
 from benchmarks.worker import ROOT, SideError
 
 HELP_BAR, CHAT_BAR = "< 0.3", "< 3"
-QUESTION = "Use 3, 5 and 8 to make 24."
+QUESTION = "Use 3, 5 and 8 to make 25."
 
 
 def main() -> None:

@@ -35,9 +35,9 @@ class Message:
 class Problem:
     """One prompt with what is needed to check an answer.
 
-    Problem(id="countdown/3 5 8=24", task="countdown", split="train", level=1,
-            prompt=(Message(role="user", content="Use 3, 5 and 8 to make 24."),),
-            key={"numbers": [3, 5, 8], "target": 24})
+    Problem(id="countdown/3 5 8=25", task="countdown", split="train", level=1,
+            prompt=(Message(role="user", content="Use 3, 5 and 8 to make 25."),),
+            key={"numbers": [3, 5, 8], "target": 25})
     """
 
     id: str

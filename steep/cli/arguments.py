@@ -414,9 +414,9 @@ def _chat(commands: _Commands) -> None:
         "chat",
         "talk to a model and watch it think",
         "steep chat runs/nano",
-        "steep chat runs/nano --budget 512 'Use 3, 5 and 8 to make 24.'",
+        "steep chat runs/nano --budget 512 'Use 3, 5 and 8 to make 25.'",
         "steep chat smollm2 --greedy 'What is the capital of France?'",
-        "echo 'Use 3, 5 and 8 to make 24.' | steep chat runs/nano --effort high",
+        "echo 'Use 3, 5 and 8 to make 25.' | steep chat runs/nano --effort high",
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="answer this and leave")

@@ -1,6 +1,6 @@
 """Problems from a file with one JSON object a line, which may be compressed (`.jsonl.gz`).
 
-    {"prompt": "Use 3, 5 and 8 to make 24.", "answer": "24", "verifier": "number"}
+    {"prompt": "What is 3 * 8?", "answer": "24", "verifier": "number"}
     {"prompt": "Which is even?", "choices": ["3", "4"], "answer": "B", "level": 2, "split": "test", "id": "even"}
 
 | field      | meaning                                                                                          |
