@@ -3,7 +3,7 @@
     steep train recipes/nano.py
 
 One model of a million parameters learns to spell and count letters, to add and multiply, to say hello, and above all
-countdown: make 24 from 3, 5 and 8.
+countdown: make 25 from 3, 5 and 8.
 """
 
 import numpy as np
