@@ -53,7 +53,7 @@ def measured_now(args: argparse.Namespace) -> tuple[Path, float]:
     engine = engine_for(loaded, problems, eval_config)
     out = args.out or Path("runs/cards") / f"{loaded.name.replace('/', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
     settings = {name: to_json(task) for name, task in tasks.items()}
-    begin(out, {"model": str(loaded.path), "tasks": settings, "config": to_json(config)})
+    begin(out, args, {"model": str(loaded.path), "tasks": settings, "config": to_json(config)})
     started = time.monotonic()
     cells = measure(Stage(out), loaded.name, engine, loaded.template, tasks, config)
     answers = sum(cell.problems for cell in cells if cell.level is None)

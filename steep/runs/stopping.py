@@ -21,9 +21,16 @@ def stop_with_parent() -> None:
     """As Ctrl-C does, ask this process to stop when the study that it is an arm of is killed; on Linux only."""
     parent = os.environ.pop(PARENT, None)
     if parent is not None and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+        signal.signal(signal.SIGHUP, _orphaned)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
         if os.getppid() != int(parent):
             raise KeyboardInterrupt
+
+
+def _orphaned(number: int, frame: FrameType | None) -> None:
+    """Ask once: the parent's threads end one after another, and the end of each is told."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 class Stopping:

@@ -8,7 +8,7 @@ export function useKeys(keys: Keys) {
   // Before the browser paints: what a reader can see, the keys already act on.
   useLayoutEffect(() => {
     function pressed(event: KeyboardEvent) {
-      const field = event.target instanceof Element && event.target.closest("input, select, textarea, dialog");
+      const field = event.target instanceof Element && event.target.closest("input, select, textarea, dialog[open]");
       const action = keys[event.key];
       if (!action || field || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
