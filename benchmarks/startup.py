@@ -49,7 +49,7 @@ def timed(bench: Bench, cell: str, commands: Mapping[str, Sequence[str]]) -> lis
                 continue
             try:
                 seconds = first_byte_s(command)
-            except SideError as error:
+            except (SideError, OSError) as error:  # a program whose environment was moved cannot be started
                 row.note = str(error)
             else:
                 row.seconds += [seconds] if number else []

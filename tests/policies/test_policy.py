@@ -208,9 +208,9 @@ def test_a_prompt_that_examples_share_is_computed_once_and_changes_nothing(copie
     for batch in batches:
         assert sum(batch.lengths) <= max(tokens, prompt + 2 + 9 * copies) + 255
     if tokens == 4096:
-        saved = sum(len(e.ids) for e in made) - sum(len(e.ids) - prompt for e in made) - 3 * prompt
         (batch,) = batches
-        assert sum(batch.lengths[: sum(batch.trees[:3])]) == sum(len(e.ids) for e in made) - saved
+        laid_out = batch.lengths[: sum(batch.trees[:3])]  # what fills up comes after
+        assert sum(laid_out) == 3 * prompt + sum(len(e.ids) - prompt for e in made)
 
 
 def test_metrics_are_means_under_the_weights():

@@ -3,7 +3,7 @@
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useKeys } from "../src/keys";
-import { Trouble } from "../src/parts";
+import { KeysHelp, Trouble } from "../src/parts";
 import { date } from "../src/words";
 import "../src/style.css";
 import "./chat.css";
@@ -94,19 +94,7 @@ function App() {
           close
         </button>
       </dialog>
-      <dialog ref={help} aria-label="keys">
-        <dl class="keys">
-          {KEYS.map(([key, does]) => (
-            <div key={key}>
-              <dt>{key}</dt>
-              <dd>{does}</dd>
-            </div>
-          ))}
-        </dl>
-        <button type="button" onClick={() => help.current?.close()}>
-          close
-        </button>
-      </dialog>
+      <KeysHelp dialog={help} keys={KEYS} />
     </div>
   );
 }

@@ -7,6 +7,7 @@ import "./style.css";
 import { Compare } from "./compare";
 import { useKeys } from "./keys";
 import { List } from "./list";
+import { KeysHelp } from "./parts";
 import { link, useRoute } from "./route";
 import { RunPage } from "./run";
 
@@ -41,19 +42,7 @@ function App() {
       {route.page === "list" && <List />}
       {route.page === "run" && <RunPage key={route.run} route={route} />}
       {route.page === "compare" && <Compare route={route} />}
-      <dialog ref={help} aria-label="keys">
-        <dl class="keys">
-          {KEYS.map(([key, does]) => (
-            <div key={key}>
-              <dt>{key}</dt>
-              <dd>{does}</dd>
-            </div>
-          ))}
-        </dl>
-        <button type="button" onClick={() => help.current?.close()}>
-          close
-        </button>
-      </dialog>
+      <KeysHelp dialog={help} keys={KEYS} />
     </>
   );
 }

@@ -1,6 +1,6 @@
 // Small things that several pages show.
 
-import type { ComponentChildren } from "preact";
+import type { ComponentChildren, RefObject } from "preact";
 import type { Status } from "./api";
 
 export function StatusWord({ status }: { status: Status }) {
@@ -44,5 +44,24 @@ export function Spark({ values, label }: { values: number[]; label: string }) {
     <svg class="spark" viewBox="0 0 100 24" preserveAspectRatio="none" role="img" aria-label={label}>
       <polyline points={points} />
     </svg>
+  );
+}
+
+/** What the keys of a page do: pairs of a key and its action. */
+export function KeysHelp({ dialog, keys }: { dialog: RefObject<HTMLDialogElement | null>; keys: string[][] }) {
+  return (
+    <dialog ref={dialog} aria-label="keys">
+      <dl class="keys">
+        {keys.map(([key, does]) => (
+          <div key={key}>
+            <dt>{key}</dt>
+            <dd>{does}</dd>
+          </div>
+        ))}
+      </dl>
+      <button type="button" onClick={() => dialog.current?.close()}>
+        close
+      </button>
+    </dialog>
   );
 }
