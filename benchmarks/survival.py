@@ -13,7 +13,7 @@ full disk    that ends at any page of a checkpoint (on a tmpfs, so this needs ro
              room.
 faults       checks that hang, compute for ever, crash, eat memory or raise. Labelled: with the reason, and no verdict.
 health       Rules fired: of all rules, each on its own fault (benchmarks/injections.py). False alarms: whatever health
-             tells in five short runs of which nothing is wrong (tests/recipes/coin.py), without `throughput`.
+             tells in five short runs of which nothing is wrong (tests/recipes/coin.py).
 cost         seconds of the loop that a checkpoint takes, as a share of a fine-tuning step of the nano model.
 """
 
@@ -46,7 +46,7 @@ from benchmarks.injections import fired, inject
 from benchmarks.worker import ROOT
 from steep.config import load_recipe, override
 from steep.policies import Policy
-from steep.runs import Claim, Health, HealthConfig, Run, Stage, checkpoint, evidence, files, write_evidence
+from steep.runs import Claim, Health, Run, Stage, checkpoint, evidence, files, write_evidence
 from steep.runs.codec import encode
 from steep.runs.health import RULES
 from steep.sandbox import CheckError, Sandbox
@@ -325,14 +325,14 @@ def rules_fired() -> int:
 
 
 def false_alarms(runs: int) -> int:
-    """What health tells in so many runs of which nothing is wrong. How busy the machine is, is not looked at."""
+    """What health tells in so many runs of which nothing is wrong."""
     told = 0
     for seed in range(runs):
         recipe = load_recipe(CLEAN)
         assert isinstance(recipe, Recipe)
         with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
             path = Path(scratch) / "clean"
-            carry_out(path, replace(recipe, seed=seed, health=HealthConfig(throughput=None)))
+            carry_out(path, replace(recipe, seed=seed))
             told += sum(len(stage.log("health").rows()) for stage in Run.open(path).stages())
     return told
 
