@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from steep.evals.reading import Span, mark_slips, spans
 from steep.runs import Stage, printable
+from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.countdown import Countdown
 from steep.tokens import Template
 from steep.types import Replayer
@@ -21,7 +22,7 @@ SHOWN = (
     "stop", "model", "mode", "sample",
 )  # fmt: skip
 TEXT = ("thought", "answer", "ids", "sampled")
-REPLAYERS: dict[str, Replayer] = {"countdown": Countdown()}
+REPLAYERS: dict[str, Replayer] = {task.name: task for task in (Countdown(), Arithmetic())}
 """The tasks whose thoughts can be worked out again."""
 
 
