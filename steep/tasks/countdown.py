@@ -5,17 +5,20 @@ numbers until three are left, then two of these, every operation on one pair aft
 on what they make: adding and multiplying below the target, subtracting and dividing above it. Each result is compared
 with the target in writing (a model that must not write the comparison out claims success at random):
 
-    5-3=2 8*2=16<24 8+2=10<24
+    5+3=8 8+8=16<24 8*8=64>24
+    5-3=2 8+2=10<24 8*2=16<24
     5*3=15 15+8=23<24 15*8=120>24
-    8-5=3 8*3=24=24
+    8+5=13 13+3=16<24 13*3=39>24
+    8-5=3 8+3=11<24 8*3=24=24
 
 Some demonstrations with three numbers check every result by the inverse operation ("8-5=3(3+5=8)"), which costs twice
 the tokens and is seldom worth them; some slip, notice it and mend it ("8*3=26 no 8*3=24"). None tries the same twice,
-and all go on until they have found a solution, however long that takes. What is worth its tokens, and what to combine
-first, is for RL to learn.
+and all go on until they have found a solution, however long that takes. The operations on a pair keep one order, so
+that the last line says what comes next: a model that learns it in any order leaves some out and walks others again.
+What is worth its tokens, and which pair to combine first, is for RL to learn.
 
-With more than three numbers one order is kept, so that the last line says what comes next; most dead ends are passed
-over, for a teacher knows how it ends; and what was found is put together at last, one result at a time:
+With more than three numbers the pairs keep an order too; most dead ends are passed over, for a teacher knows how it
+ends; and what was found is put together at last, one result at a time:
 
     so 6+1=7 8*1=8 8*7 (8*1)*7 (8*1)*(6+1)
 """
@@ -27,7 +30,6 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from random import Random
-from typing import TypeVar
 
 from steep.errors import ConfigError
 from steep.tasks import replaying
@@ -40,8 +42,6 @@ LARGEST = 999  # no step of a demonstration goes above it
 
 STEP = re.compile(r"(?<![\d+*/-])((\d+)([-+*/])(\d+))=(\d+)(?=\D)")
 """A step in writing. One that ends with the text is left out: a budget may have cut its last number."""
-
-Item = TypeVar("Item")
 
 RARE = 30  # walks in a row to where others have led, after which hardly any new ones are left
 
@@ -201,19 +201,15 @@ class Countdown(Generated):
             false = step.value + rng.choice([by for by in (-10, -2, -1, 1, 2, 10) if step.value + by >= 0])
             return f"{step.left.value}{step.sign}{step.right.value}={false} no {step}"
 
-        def mixed(items: Sequence[Item]) -> Sequence[Item]:
-            """A long search keeps one order: then the last line alone says what comes next."""
-            return items if long else shuffled(items, rng)
-
         lines: list[str] = []
         ways = (w for w in paths(start, rng) if not long or rng.random() >= self.foresight or can_make(target, w[1]))
         for path, left in islice(ways, self.max_paths):
             if long:
                 lines.append(f"{' '.join(map(write, path))} left {' '.join(str(o.value) for o in left)}")
-            for pair, last in each_last(left, mixed(range(3))):
-                for step in mixed(operations(*pair)):
+            for pair, last in each_last(left, range(3) if long else rng.sample(range(3), 3)):
+                for step in operations(*pair):
                     lines.append(write(step))
-                    for end in mixed(promising(target, step.result, last)):
+                    for end in promising(target, step.result, last):
                         lines[-1] += f" {write(end)}{relation(end.value, target)}{target}"
                         if end.value == target:
                             if long:
@@ -298,10 +294,6 @@ def combine(pool: Sequence[Operand], step: Step) -> list[Operand]:
     for spent in (step.left, step.right):
         rest.remove(spent)
     return [*rest, step.result]
-
-
-def shuffled(items: Sequence[Item], rng: Random) -> list[Item]:
-    return rng.sample(items, len(items))
 
 
 def paths(pool: Sequence[Operand], rng: Random) -> Iterator[tuple[list[Step], list[Operand]]]:

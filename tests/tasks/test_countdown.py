@@ -1,8 +1,9 @@
 """Countdown: problems that can be solved, thoughts that are true, a verifier that is exact."""
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, permutations
 from random import Random
 
 import pytest
@@ -147,14 +148,22 @@ def test_long_ways_are_put_together_one_result_at_a_time():
     assert not any("so" in Countdown().demonstrate(p, Random(p.id)).thought for p in some(1, count=40))
 
 
-def test_a_long_search_keeps_one_order():
-    task = Countdown(levels=(3,), slips=0.0)
+def test_the_operations_on_a_pair_keep_one_order_and_a_long_search_that_of_the_pairs():
+    def steps(numbers: list[int], order: Sequence[int]) -> list[str]:
+        three = [Operand(n, str(n)) for n in numbers]
+        return [str(step) for pair, _ in each_last(three, order) for step in operations(*pair)]
+
+    for problem in some(1, count=40):
+        lines = Countdown(slips=0.0, careful=0.0).demonstrate(problem, Random(problem.id)).thought.splitlines()
+        tried = [line.split()[0] for line in lines]
+        orders = [steps(problem.key["numbers"], order) for order in permutations(range(3))]
+        assert any(order[: len(tried)] == tried for order in orders)
     for problem in some(3, count=40):
+        task = Countdown(levels=(3,), slips=0.0)
         for way in re.split(r".*left ", task.demonstrate(problem, Random(problem.id)).thought)[1:]:
             left, *lines = [line for line in way.splitlines() if not line.startswith("so")]
-            three = [Operand(int(n), n) for n in left.split()]
-            steps = [str(step) for pair, _ in each_last(three, range(3)) for step in operations(*pair)]
-            assert [line.split()[0] for line in lines] == steps[: len(lines)]
+            in_order = steps([int(n) for n in left.split()], range(3))
+            assert [line.split()[0] for line in lines] == in_order[: len(lines)]
 
 
 def test_foresight_passes_over_dead_ends():
