@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import cast
 
@@ -73,21 +73,22 @@ class Chat:
     """One model, one conversation, one budget at a time."""
 
     def __init__(self, loaded: LoadedModel, args: argparse.Namespace, output: Output, thoughts: Output) -> None:
-        context = min(loaded.model.config.max_positions, LONGEST_CONTEXT)
+        self.context = min(loaded.model.config.max_positions, LONGEST_CONTEXT)
         self.template = loaded.template
-        self.engine = new_engine(loaded, rows=1, context=context)
-        self.conversation = Conversation(loaded.template, context, args.system)
+        self.engine = new_engine(loaded, rows=1, context=self.context)
+        self.conversation = Conversation(loaded.template, self.context, args.system)
         self.sampling = Sampling(temperature=0.0) if args.greedy else Sampling()
         self.budget = first_budget(loaded.template, args)
         self._output, self._thoughts = output, thoughts
 
     def ask(self, question: str) -> Reply:
         """Answer a question, showing every token as it comes."""
-        ids, dropped = self.conversation.prompt(question, self.budget)
+        budget = replace(self.budget, answer=min(self.budget.answer, self.context // 4))
+        ids, dropped = self.conversation.prompt(question, budget)
         if dropped:
             self._thoughts.say(f"(the context is full: {dropped} of the oldest turns are forgotten)", style="dim")
         seed = SystemRandom().getrandbits(31)
-        request = Request(prompt_ids=ids, budget=self.budget, sampling=self.sampling, seed=seed)
+        request = Request(prompt_ids=ids, budget=budget, sampling=self.sampling, seed=seed)
         reply = self._stream(request)
         if not reply.stopped:
             self.conversation.add(question, reply)

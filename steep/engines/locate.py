@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import constants, errors
 
 from steep.errors import ModelError
 
@@ -98,11 +99,27 @@ def _packaged(name: str) -> Path:
 def _fetched(name: str) -> Path:
     """The files of a model on the hub, from the cache if they are there and have not changed."""
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_SPARES))
-    except (OSError, ValueError) as error:  # what huggingface_hub raises is one or the other
+        directory = huggingface_hub.snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_SPARES)
+    except errors.GatedRepoError as error:
+        page = f"{constants.ENDPOINT}/{name}"
+        fix = f"accept its terms at {page}, and log in with `hf auth login`"
+        raise ModelError(f"{name} asks for consent", fix) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"there is nothing at {name}, and the Hugging Face hub has no model {name}, or it is private",
+            "check the name; for a private model log in with `hf auth login`",
+        ) from error
+    except Exception as error:  # network, hub, disk: the library raises what each of them does
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"there is no model at {name}, and the Hugging Face hub did not give one either: {reason[0]}",
-            "check the name and the network, log in with `hf auth login` for a model that asks for it, or name a "
-            "directory or a GGUF file that is here",
+            f"{name} is not on this machine, and the hub cannot be asked: {reason[0]}",
+            "connect to the network (HF_ENDPOINT names another hub, HF_HUB_OFFLINE=0 allows to ask), or copy the "
+            "model's directory or GGUF file here and name that",
         ) from error
+    if not (Path(directory) / CONFIG).is_file():
+        raise ModelError(
+            f"{name} on the hub has no {CONFIG}",
+            "name a repository with safetensors weights; of one with GGUF files fetch the file with "
+            f"`hf download {name} FILE` and name its path",
+        )
+    return Path(directory)
