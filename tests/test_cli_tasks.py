@@ -107,6 +107,27 @@ def test_thirteen_words_in_a_row_of_a_test_set_are_told(elsewhere, capsys):
     assert f"problems that are in a test set: 1\n  line 5: {text}" in told
 
 
+def test_a_published_set_is_checked_as_a_whole(elsewhere, capsys):
+    data = elsewhere / "data" / "gsm8k"
+    data.mkdir(parents=True)
+    rows = [{"question": f"What is {n}+{n}?", "answer": f"It is #### {2 * n}"} for n in range(20)]
+    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:5]))
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[3:]))
+    code, found, told = checked(capsys, "gsm8k")
+    assert (code, found["problems"], found["splits"]["test"], found["left_out"]) == (0, 20, 5, 2)
+    assert "2 more training problems are not used: they share 13 words in a row with a test problem" in told
+    (data / "test.jsonl").write_text(json.dumps({"question": "Twelve?", "answer": "It is #### twelve"}))
+    code, found, _ = checked(capsys, "gsm8k")
+    assert (code, [error["line"] for error in found["errors"]]) == (2, [18])
+    assert "its answer 'twelve' does not verify: invalid" in found["errors"][0]["text"]
+
+
+def test_a_set_for_evaluation_only_is_checked(elsewhere, capsys, monkeypatch):
+    monkeypatch.setenv("STEEP_DATA", str(SAMPLES))
+    code, found, _ = checked(capsys, "aime")
+    assert (code, found["problems"], found["splits"]) == (0, 1, {"test": 1})
+
+
 def test_a_python_file_is_checked(elsewhere, capsys):
     Path("mine.py").write_text(
         "def problems():\n"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,7 @@ def tell(cells: Sequence[Cell], out: Path) -> None:
         [
             *(["all" if cell.level is None else cell.level] if several else []),
             cell.budget,
-            f"{cell.value:.1%}",
-            f"{cell.low:.1%} to {cell.high:.1%}",
+            *(("-", "-") if isnan(cell.value) else (f"{cell.value:.1%}", f"{cell.low:.1%} to {cell.high:.1%}")),
             f"{cell.thought:.0f}",
             f"{cell.interrupted:.0%}" if cell.budget else "-",
             cell.problems,
@@ -158,6 +158,8 @@ def tell(cells: Sequence[Cell], out: Path) -> None:
     ]
     output = Output()
     output.tell_table(columns, rows, numeric=columns)
+    if invalid:
+        output.say("invalid answers could not be checked, and count for nothing: `steep tasks check` shows why")
     output.say(f"kept in {out}")
 
 

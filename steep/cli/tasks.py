@@ -23,7 +23,7 @@ from steep.tasks.gym import PACKAGE, REFUSED, every_level
 from steep.tasks.jsonl import FromFile, Jsonl, Line, read, row_of
 from steep.tasks.listed import Listed, of_level
 from steep.tasks.mixture import distinct
-from steep.tasks.published import DATA
+from steep.tasks.published import DATA, Published
 from steep.tasks.python_file import Rows, read_rows
 from steep.types import Group, Problem, Split, Task
 
@@ -89,6 +89,11 @@ def checked(name: str, args: argparse.Namespace) -> Outcome:
     if not lines:
         errors.append(Finding(line=1, text="there are no problems"))
     warnings = [*unused(lines), *repeats(lines)]
+    left_out = len(task.left_out()) if isinstance(task, Published) else 0
+    if left_out:
+        output.say(
+            f"{left_out} more training problems are not used: they share 13 words in a row with a test problem\n"
+        )
     overlaps = leaks(lines, {other: problems for other, problems in test_sets().items() if other != task.name})
     unit = "line" if isinstance(task, Jsonl) else "row" if isinstance(task, Rows) else "problem"
     for title, findings in (("errors", errors), ("warnings", warnings), ("problems that are in a test set", overlaps)):
@@ -110,6 +115,7 @@ def checked(name: str, args: argparse.Namespace) -> Outcome:
         "errors": errors,
         "warnings": warnings,
         "overlaps": overlaps,
+        "left_out": left_out,
         "signal": found[0] if found else None,
         "levels": found[1:],
     }
@@ -117,7 +123,10 @@ def checked(name: str, args: argparse.Namespace) -> Outcome:
 
 
 def read_lines(name: str, task: Task, verifier: str) -> list[Line]:
-    """All that a file holds; of another task, which may be endless, some problems."""
+    """All that a file or a published set holds; of another task, which may be endless, some problems."""
+    if isinstance(task, Published):
+        every = [problem for split in task.splits for problem in task.listed(split)]
+        return [Line(number=number, problem=problem) for number, problem in enumerate(every, start=1)]
     if not isinstance(task, FromFile):
         some = [problem for split in ("train", "test") for problem in distinct(task, split, SOME_PROBLEMS)]
         return [Line(number=number, problem=problem) for number, problem in enumerate(some, start=1)]
@@ -125,8 +134,8 @@ def read_lines(name: str, task: Task, verifier: str) -> list[Line]:
 
 
 def bad_gold(task: Task, lines: Sequence[Line]) -> list[Finding]:
-    """Gold answers of a file, or another task's own examples, that do not get the verdict they should."""
-    if not isinstance(task, FromFile):
+    """Gold answers of a file or a published set, or another task's own examples, that do not get their verdict."""
+    if not isinstance(task, Listed):
         return [Finding(line=number, text=text) for number, text in enumerate(failing_examples(task), start=1)]
     found = []
     with Progress(sum(line.problem is not None for line in lines), "gold answers") as progress:

@@ -13,6 +13,7 @@ from steep.models.gguf import GgufFile, load_gguf, open_gguf, save_gguf
 from steep.models.hugging_face import HuggingFaceModel
 from steep.models.transformer import LanguageModel, Transformer
 from steep.models.vocabulary import with_new_tokens
+from steep.models.weights import REFETCH
 from steep.runs.files import fsync, full_disk_explained
 from steep.tokens import THINK, Template, TemplateConfig, derive, load_template, spare_tokens
 from steep.tokens.gguf import from_gguf, to_gguf
@@ -78,6 +79,8 @@ def load_model(name: str | Path) -> LoadedModel:
             f"{model.config.vocab_size}",
             "one of the two files is from another model",
         )
+    if broken := next((name for name, p in model.named_parameters() if not p.detach().sum().isfinite()), None):
+        raise ModelError(f"{found.path}: the weights {broken} hold numbers that are not finite", REFETCH)
     return LoadedModel(model, template, found.path, found.name)
 
 

@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 from steep.errors import ModelError, UnknownFamilyError
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import Attend, LanguageModel, Shape
+from steep.models.weights import mismatch, stored_types
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ TOLERANCE = 1e-4
 """How far a logit may be off, as a share of the largest."""
 RESCALED = ("dynamic", "longrope")
 """Kinds of RoPE whose angles depend on the length of the sequence."""
+STORED = ("F64", "F32", "F16", "BF16", "BOOL", "U8", "I64")
+"""Types of what a file may hold: numbers, masks and positions."""
 
 
 class HuggingFaceModel(LanguageModel):
@@ -84,15 +87,25 @@ def load(directory: Path, unknown: UnknownFamilyError) -> HuggingFaceModel:
         fix = f"pip install 'steep[transformers]', which computes it more slowly; {unknown.fix}"
         raise ModelError(unknown.message, fix) from None
     transformers.AttentionInterface.register(NAME, attention)
+    transformers.logging.disable_progress_bar()
+    own = {"local_files_only": True, "trust_remote_code": False}
     try:
+        config = transformers.AutoConfig.from_pretrained(directory, **own)
+        check_types(directory)
         inner, report = transformers.AutoModelForCausalLM.from_pretrained(
-            directory, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            directory,
+            **own,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are in the report
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{unknown.message}, and transformers cannot load it: {reason}", unknown.fix) from error
     if lost := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
-        raise ModelError(f"{directory}: the weights lack {lost[0]}, or it has another shape", unknown.fix)
+        raise mismatch(directory, f"the weights lack {lost[0]}, or it has another shape")
     model = adopt(inner.eval(), unknown)
     log.warning(
         "%s: a %s model is computed by transformers: slower than the families that steep computes itself, and without "
@@ -100,6 +113,13 @@ def load(directory: Path, unknown: UnknownFamilyError) -> HuggingFaceModel:
         *(directory, inner.config.model_type),
     )
     return model
+
+
+def check_types(directory: Path) -> None:
+    """Raise for quantized numbers, which transformers would read as if they were not."""
+    for name, kind, path in stored_types(directory):
+        if kind not in STORED:
+            raise mismatch(path, f"tensor {name} is {kind}, not one of {', '.join(STORED)}")
 
 
 def adopt(inner: Any, unknown: UnknownFamilyError) -> HuggingFaceModel:

@@ -76,24 +76,24 @@ def load(directory: Path) -> Transformer:
     wanted = disk_tensors(model)
     extra = {HEAD: torch.empty_like(wanted[EMBEDDING])} if config.tied_embeddings else {}  # some files hold it anyway
     found = set()
-    for name, tensor, path in _stored_tensors(directory):
+    for name, tensor, path in _stored(directory, lambda file, name: file.get_tensor(name)):
         if name.endswith(".rotary_emb.inv_freq"):
             continue  # old Llama files hold this table; it follows from the config
         target = wanted.get(name, extra.get(name))
         if target is None:
-            raise _mismatch(path, f"tensor {name} is not part of a {config.family} model of this config")
+            raise mismatch(path, f"tensor {name} is not part of a {config.family} model of this config")
         if tensor.shape != target.shape:
-            raise _mismatch(path, f"tensor {name} is {list(tensor.shape)}, the config makes it {list(target.shape)}")
+            raise mismatch(path, f"tensor {name} is {list(tensor.shape)}, the config makes it {list(target.shape)}")
         if tensor.dtype not in STORED_DTYPES:
-            raise _mismatch(path, f"tensor {name} is {_name(tensor.dtype)}, not {', '.join(map(_name, STORED_DTYPES))}")
+            raise mismatch(path, f"tensor {name} is {_name(tensor.dtype)}, not {', '.join(map(_name, STORED_DTYPES))}")
         target.copy_(tensor)
         found.add(name)
     source = directory / (WEIGHTS if (directory / WEIGHTS).is_file() else INDEX)
     if missing := sorted(wanted.keys() - found):
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise _mismatch(source, f"tensor {missing[0]} is missing{more}")
+        raise mismatch(source, f"tensor {missing[0]} is missing{more}")
     if HEAD in found & extra.keys() and not torch.equal(extra[HEAD], wanted[EMBEDDING]):
-        raise _mismatch(source, f"tensor {HEAD} is not {EMBEDDING}, though the config says tie_word_embeddings")
+        raise mismatch(source, f"tensor {HEAD} is not {EMBEDDING}, though the config says tie_word_embeddings")
     return model
 
 
@@ -163,13 +163,18 @@ def _split(linear: nn.Linear, at: str, rows: Mapping[str, int]) -> dict[str, Ten
     }
 
 
-def _stored_tensors(directory: Path) -> Iterator[tuple[str, Tensor, Path]]:
-    """Name, tensor and file of everything stored, read as it is asked for."""
+def stored_types(directory: Path) -> Iterator[tuple[str, str, Path]]:
+    """Name, type of number (`BF16`) and file of everything stored. The files are opened, their tensors not read."""
+    return _stored(directory, lambda file, name: file.get_slice(name).get_dtype())
+
+
+def _stored(directory: Path, read: Callable[[Any, str], Any]) -> Iterator[tuple[str, Any, Path]]:
+    """Name, what is read of it, and file of everything stored, as it is asked for."""
     for path, names in _stored_files(directory).items():
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys() if names is None else names:
-                    yield name, file.get_tensor(name), path
+                    yield name, read(file, name), path
         except FileNotFoundError:
             raise ModelError(f"{path} is missing, though {INDEX} lists it", REFETCH) from None
         except (SafetensorError, OSError) as error:
@@ -230,5 +235,5 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _mismatch(path: Path, problem: str) -> ModelError:
+def mismatch(path: Path, problem: str) -> ModelError:
     return ModelError(f"{path}: {problem}", "config.json and the weights must come from the same, unquantized model")

@@ -3,7 +3,7 @@
 Each says where its rows are and how one becomes a row of `jsonl.py`. Rows come from `train.jsonl` and `test.jsonl` (or
 `.jsonl.gz`) in a directory, as they were published: `directory`, or else a folder of the task's name in $STEEP_DATA.
 Without either they come from the Hugging Face hub. A tenth of the training problems, by a hash of the prompt, is
-`valid`.
+`valid`. A training problem that shares 13 words in a row with one of the set's test problems is left out.
 """
 
 import os
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 from steep.errors import SteepError
 from steep.tasks.arithmetic import solve, think
+from steep.tasks.checking import grams
 from steep.tasks.generated import split_of
 from steep.tasks.jsonl import RowError, normal, parsed, problem_of, texts
 from steep.tasks.listed import Listed
@@ -73,6 +74,26 @@ class Published(Listed):
         """A row of `jsonl.py`, and what else the key keeps."""
 
     def listed(self, split: Split) -> Sequence[Problem]:
+        found = self._published(split)
+        if split != "test":
+            leaked = {problem.id for problem in self._leaked(found)}
+            found = [problem for problem in found if problem.id not in leaked]
+        return [self._instructed(problem) for problem in found]
+
+    def left_out(self) -> Sequence[Problem]:
+        """The training problems that are not used, for the test set has their like."""
+        return [problem for split in self.splits[:-1] for problem in self._leaked(self._published(split))]
+
+    @property
+    def splits(self) -> Sequence[Split]:
+        """Those that the set has."""
+        return ("test",) if self.TRAIN is None else ("train", "valid", "test")
+
+    def _leaked(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        held_out = {gram for problem in self._published("test") for gram in grams(problem)}
+        return [problem for problem in problems if not held_out.isdisjoint(grams(problem))]
+
+    def _published(self, split: Split) -> Sequence[Problem]:
         source = self.TEST if split == "test" else self.TRAIN
         if source is None:
             raise SteepError(f"{self.name} has no {split} problems", "it is for evaluation only")
@@ -81,11 +102,11 @@ class Published(Listed):
             try:
                 row, extra = self.row(raw)
                 problem = problem_of({**row, "split": split}, self.name, self.VERIFIER, extra)
-            except (RowError, KeyError, TypeError, ValueError) as error:
+            except (RowError, KeyError, TypeError, ValueError, AttributeError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 raise SteepError(f"{where}: {reason}", f"is it {source.hub} as published?") from error
             if split == "test" or (split_of(normal(problem.prompt)) == "valid") == (split == "valid"):
-                found.setdefault(problem.id, self._instructed(problem))
+                found.setdefault(problem.id, problem)
         return list(found.values())
 
     @property

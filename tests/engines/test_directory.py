@@ -140,7 +140,9 @@ def test_a_model_of_the_hub(cache):
 
 
 def test_without_a_network(cache):
-    with pytest.raises(ModelError, match=r"otto/tiny is not on this machine, and the hub cannot be asked: .*\n  connect"):
+    with pytest.raises(
+        ModelError, match=r"otto/tiny is not on this machine, and the hub cannot be asked: .*\n  connect"
+    ):
         load_model("otto/tiny")
 
 

@@ -1,4 +1,4 @@
-"""Models named by a hub id: from a small server on this machine that speaks the hub's API, as huggingface_hub asks it."""
+"""Models named by a hub id, from a small server on this machine that speaks the hub's API."""
 
 import hashlib
 import json
@@ -140,7 +140,9 @@ def test_what_the_hub_does_not_give(name, said, hub):
 
 def test_without_a_hub_what_to_do_is_said(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(ModelError, match=r"otto/tiny is not on this machine, and the hub cannot be asked: .*\n  connect"):
+    with pytest.raises(
+        ModelError, match=r"otto/tiny is not on this machine, and the hub cannot be asked: .*\n  connect"
+    ):
         load_model("otto/tiny")
 
 

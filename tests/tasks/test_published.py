@@ -1,5 +1,6 @@
 """Published sets, on samples of our own in the form in which each set was published."""
 
+import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -97,6 +98,24 @@ def test_word_problems_choices_and_integers_are_read():
     assert aime.key["answer"] == "24"
     with pytest.raises(SteepError, match="aime has no train problems"):
         Aime().listed("train")
+
+
+def test_training_problems_that_the_test_set_has_are_left_out(tmp_path):
+    shared = "Find the sum of all the positive whole numbers below 1000 that 3 or 5 divide"
+
+    def row(text, answer):
+        return json.dumps({"problem": text, "level": "Level 1", "solution": rf"It is $\boxed{{{answer}}}$."}) + "\n"
+
+    (tmp_path / "test.jsonl").write_text(row(f"{shared}.", 233168) + row("What is $2+3$?", 5))
+    own = [row(f"What is ${n}+{n}$?", 2 * n) for n in range(40)]
+    leaks = [row(f"Today: {shared}, and double it.", 466336), row("What is  $2+3$?", 5)]
+    (tmp_path / "train.jsonl").write_text("".join([*own, *leaks]))
+    told = "Think of each of these words for a while before you say what the answer is to this."
+    for task in (Math(directory=tmp_path), Math(directory=tmp_path, instruction=told)):
+        assert sorted(problem.key["answer"] for problem in task.left_out()) == ["466336", "5"]
+        used = [problem.key["answer"] for split in ("train", "valid") for problem in task.listed(split)]
+        assert sorted(used, key=int) == [str(2 * n) for n in range(40)]
+        assert len(task.listed("test")) == 2
 
 
 def test_an_instruction_changes_neither_id_nor_split():
