@@ -251,7 +251,7 @@ def normal(prompt: Sequence[Message]) -> str:
 def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
     prompt = row.get("prompt")
     if prompt is None:
-        raise RowError("no prompt")
+        raise lacking("prompt", row)
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         raise RowError("the prompt is neither a text nor a list of messages")
@@ -263,6 +263,12 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
     if turns[-1]["role"] != "user":
         raise RowError("the last message is not a user's")
     return tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
+
+
+def lacking(field: str, row: Mapping[str, Any]) -> RowError:
+    """That a row lacks a field; and the fields that it has instead, which may be called otherwise."""
+    others = [name for name in row if name not in FIELDS]
+    return RowError(f"no {field}, but {', '.join(others)}" if others else f"no {field}")
 
 
 def choices_of(row: Mapping[str, Any]) -> Sequence[str]:
@@ -285,7 +291,7 @@ def answer_of(row: Mapping[str, Any], choices: Sequence[str]) -> str:
     """The gold answer as text; of a multiple choice its letter, which comes before an option of that text."""
     answer = row.get("answer")
     if answer is None or answer == "":
-        raise RowError("no answer")
+        raise lacking("answer", row)
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
         raise RowError(f"the answer is a {type(answer).__name__}, not a text or a number")
     if isinstance(answer, float) and not math.isfinite(answer):

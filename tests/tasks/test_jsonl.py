@@ -74,6 +74,8 @@ GOOD = {"prompt": "1+1?", "answer": "2"}
         ({"prompt": "1+1?", "answer": True}, "the answer is a bool, not a text or a number"),
         (b'{"prompt": "1+1?", "answer": NaN}', "the answer is nan"),
         ({"answer": "2"}, "no prompt"),
+        ({"question": "1+1?", "answer": "2"}, "no prompt, but question"),
+        ({"prompt": "1+1?", "solution": "2", "unit": "m"}, "no answer, but solution, unit"),
         ({"prompt": "  ", "answer": "2"}, "the prompt is empty"),
         ({"prompt": 5, "answer": "2"}, "the prompt is neither a text nor a list of messages"),
         (
