@@ -38,6 +38,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     literal,
     make_url,
     or_,
@@ -86,6 +87,9 @@ PIECES = Table(
     Column("thought_len", Integer, nullable=False),
     Column("stop", String),
 )
+VERSION = 1
+"""Of the tables and of what is in their columns: one more with every change of either."""
+VERSIONS = Table("store_version", TABLES, Column("version", Integer, primary_key=True))
 REQUEST = TypeAdapter(Request)
 
 
@@ -146,6 +150,9 @@ class Store:
                 event.listen(self._engine, "connect", _set_up)
                 event.listen(self._engine, "begin", _begin)
             self._thread.submit(self._make_tables).result()
+        except SteepError:
+            self.close()
+            raise
         except ImportError as error:
             raise SteepError(
                 f"a store at {make_url(url)!r} needs {error.name}, which is not installed",
@@ -268,7 +275,15 @@ class Store:
         with self._engine.begin() as db:
             if not self.sqlite:
                 db.execute(select(func.pg_advisory_xact_lock(MAKING_TABLES)))
-            TABLES.create_all(db)
+            if not inspect(db).has_table(RESPONSES.name):
+                TABLES.create_all(db)
+                db.execute(insert(VERSIONS).values(version=VERSION))
+            known = inspect(db).has_table(VERSIONS.name)
+            if not known or db.execute(select(VERSIONS.c.version)).scalars().all() != [VERSION]:
+                raise SteepError(
+                    f"the store {self._engine.url!r} was made by another version of steep",
+                    "name another --store, or delete this one if nothing in it is needed any more",
+                )
 
 
 _under_way = RESPONSES.c.status.in_(UNDER_WAY)

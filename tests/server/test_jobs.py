@@ -1,5 +1,6 @@
 """Background responses and the store: they outlive clients and processes, and end exactly once."""
 
+import hashlib
 import json
 import os
 import signal
@@ -10,10 +11,11 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
+from sqlalchemy import create_engine
 
 from steep.engines import ChunkedEngine, NativeConfig, NativeEngine, load_model, save_model
 from steep.errors import SteepError
-from steep.server.store import Gain, Record, State, Store, store_url
+from steep.server.store import REQUEST, TABLES, VERSION, Gain, Record, State, Store, store_url
 from steep.types import Budget, Progress, Request
 from tests.server.serving import Client, serving, tiny
 from tests.server.test_responses import lasting
@@ -303,6 +305,25 @@ def test_a_store_that_cannot_be_had_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(SteepError, match=r"needs psycopg, which is not installed"):
         Store(store_url("postgresql://nobody@/none"), keep=1)
+
+
+@pytest.mark.parametrize("made", ["UPDATE store_version SET version = version + 1", "DROP TABLE store_version"])
+def test_a_store_of_another_version_is_refused(made, url):
+    Store(store_url(url), keep=3).close()
+    engine = create_engine(store_url(url))
+    with engine.begin() as db:
+        db.exec_driver_sql(made)
+    engine.dispose()
+    with pytest.raises(SteepError, match="made by another version of steep") as refusal:
+        Store(store_url(url), keep=3)
+    assert "--store" in refusal.value.fix
+
+
+def test_what_is_stored_changes_with_its_version_alone():
+    columns = [f"{c.table.name}.{c.name} {c.type} {c.nullable}" for t in TABLES.sorted_tables for c in t.columns]
+    request = REQUEST.dump_python(record(1).request, mode="json", exclude={"constraint"})
+    digest = hashlib.sha256(json.dumps([columns, request]).encode()).hexdigest()
+    assert (VERSION, digest[:8]) == (1, "3c7b4c92"), "raise VERSION, and put the new digest here"
 
 
 # Processes
