@@ -1,6 +1,7 @@
 """What the benchmarks share: their options, the rounds in which the sides take turns, and the document they write."""
 
 import argparse
+import json
 import os
 import signal
 import statistics
@@ -47,6 +48,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--quick", action="store_true", help="the smallest sizes, one round: shows that all works")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, and all else to stderr")
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"rounds ({PAIRS})")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", cores)))
     parser.add_argument("--rivals", type=Path, default=HOME, metavar="DIR", help="where `benchmarks.rivals` put them")
@@ -64,6 +66,7 @@ class Bench:
         self.work: Path = args.work.resolve()
         self.pairs = 1 if args.quick else args.pairs
         self.command = f"python -m benchmarks.{name}"
+        self.told = sys.stderr if args.json else sys.stdout
         self.rows: list[Row] = []
         self.claims: list[Claim] = []
         self.notes: list[str] = []
@@ -82,7 +85,7 @@ class Bench:
         log = self.work / "logs" / f"{self.name}-{module.rpartition('.')[2]}.log"
         side = Side(module, Path(sys.executable), log, threads or self.args.threads, {"GOMP_SPINCOUNT": "10000"})
         if load:
-            side.call("load", **load)
+            side.load(**load)
         return side
 
     def start(self, rivals: Sequence[str], **load: Any) -> dict[str, Side]:
@@ -90,16 +93,20 @@ class Bench:
         self.close()
         self.sides[STEEP] = self.steep(**load)
         for rival in rivals:
-            log = self.work / "logs" / f"{self.name}-{rival}.log"
-            try:
-                side, versions = start(self.args.rivals, rival, self.args.threads, log, **load)
-            except SideError as error:
-                self.rivals[rival] = {"status": str(error)}
-                print(f"{rival}: {error}", file=sys.stderr)
-            else:
-                self.sides[rival] = side
-                self.rivals[rival] = {"status": "ok", "versions": versions}
+            self.rival(rival, **load)
         return self.sides
+
+    def rival(self, rival: str, **load: Any) -> None:
+        """Start one of them, if it is to be had."""
+        log = self.work / "logs" / f"{self.name}-{rival}.log"
+        try:
+            side, versions = start(self.args.rivals, rival, self.args.threads, log, **load)
+        except SideError as error:
+            self.rivals[rival] = {"status": str(error)}
+            print(f"{rival}: {error}", file=sys.stderr)
+        else:
+            self.sides[rival] = side
+            self.rivals[rival] = {"status": "ok", "versions": versions}
 
     def compare(
         self, cell: str, runs: dict[str, Run], limit_s: float | None = None, pairs: int | None = None, warm: bool = True
@@ -130,7 +137,7 @@ class Bench:
                 fastest = min(rows[name].seconds[0] for name in asked if name != STEEP)
                 asked = [name for name in asked if name == STEEP or rows[name].seconds[0] <= KEPT * fastest]
         self.rows += rows.values()
-        print("\n".join(f"{cell:40s} {name:28s} {told(row)}" for name, row in rows.items()), flush=True)
+        print("\n".join(f"{cell:40s} {name:28s} {told(row)}" for name, row in rows.items()), file=self.told, flush=True)
         self.save()
         return list(rows.values())
 
@@ -140,6 +147,10 @@ class Bench:
             middle = statistics.median(values)
             claim = Claim(id=id, value=middle, low=min(values), high=max(values), bar=bar, command=self.command)
             self.claims.append(claim)
+            print(
+                f"{id:40s} {middle:8.4g}  {bar:8s} {'holds' if claim.holds else 'missed'}", file=self.told, flush=True
+            )
+            self.save()
 
     def claim_ratio(self, id: str, rows: Sequence[Row], bar: str) -> None:
         """steep against the fastest rival."""
@@ -147,9 +158,10 @@ class Bench:
             self.claim(id, min(rivals, key=lambda row: statistics.median(row.seconds)).ratio, bar)
 
     def finish(self) -> None:
-        """End the sides, write the document and print its table."""
+        """End the sides, write the document and print it, or its table."""
         self.close()
-        print(table(self.save()))
+        document = self.save()
+        print(json.dumps(document, indent=2) if self.args.json else table(document))
 
     def save(self) -> dict[str, Any]:
         """Write down what there is: a benchmark that is broken off keeps it."""

