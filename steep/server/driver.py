@@ -4,7 +4,7 @@
     thread:                    step, step, step ... tell ─► one batch of news for all streams
 
 What a stream costs in Python it costs per batch, not per token. So batches are the rarer the more rows are active, and
-none is made before the loop has taken the last one; only the end of a sample travels at once.
+none is made before the loop has taken the last one; only the first token and the end of a sample travel at once.
 """
 
 import asyncio

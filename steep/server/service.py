@@ -21,6 +21,9 @@ from steep.server.sealing import Seal
 from steep.server.store import Record, Store
 from steep.types import Constraint, Message, Request
 
+LONG_TEXT = 4096
+"""Characters from which on tokenising is left to a thread; a shorter text takes less than going there and back."""
+
 
 class Service:
     def __init__(self, models: Sequence[ServedModel], config: ServerConfig, store: Store) -> None:
@@ -115,7 +118,11 @@ class Service:
         if len(messages) > self.config.max_messages:
             raise refused(f"{len(messages)} messages are more than the limit of {self.config.max_messages}", "messages")
         effort, thought = asked.effort, asked.thought
-        prompt_ids = await asyncio.to_thread(model.template.render, messages)
+        size = sum(len(message.content) + len(message.thought or "") for message in messages)
+        if size < LONG_TEXT:
+            prompt_ids = model.template.render(messages)
+        else:
+            prompt_ids = await asyncio.to_thread(model.template.render, messages)
         budget = budget_for(model, len(prompt_ids), effort, thought, total, self.config.max_thought)
         constraint = await self.constraint(model, schema)
         seed = SystemRandom().getrandbits(63) if asked.seed is None else asked.seed

@@ -208,7 +208,7 @@ REFUSED = {
     "a budget beyond the context": ({"thinking_token_budget": 1020}, None),
     "no tokens at all": ({"max_completion_tokens": 0}, "max_completion_tokens"),
     "an effort that nobody knows": ({"reasoning_effort": "huge"}, "reasoning_effort"),
-    "a prompt beyond the context": ({"messages": [{"role": "user", "content": "1" * 2000}]}, None),
+    "a prompt beyond the context": ({"messages": [{"role": "user", "content": "1" * 5000}]}, None),
     "a penalty": ({"frequency_penalty": 0.5}, "frequency_penalty"),
     "tools": ({"tools": [{"type": "function"}]}, "tools"),
     "alternatives": ({"logprobs": True, "top_logprobs": 3}, "top_logprobs"),
