@@ -157,6 +157,7 @@ def endurance(bench: Bench, directory: str) -> None:
         closed = sum(seconds < CLOSED_S for seconds in besieged.closed_s)
         bench.claim("serve.slow_closed", [closed], f"== {slow}")
         bench.claim("serve.honest_p99_s", [float(np.percentile(besieged.honest_s, 99))], "< 1")
+    with server(directory, file, environment, streams) as served:  # whose cache is in use from the beginning
         soaked = asyncio.run(soak(served, streams, THOUGHT // 4, *((2, 3) if quick else (WARM_S, SOAK_S))))
         bench.claim("serve.soak_growth", soaked.growth, "< 0.03")
         bench.claim("serve.soak_errors", [soaked.errors], "== 0")
