@@ -147,7 +147,7 @@ async def waited(side: Side, asking: Asking, number: int, clients: int, turns: i
 def endurance(bench: Bench, directory: str) -> None:
     """What it lives through."""
     quick = bench.args.quick
-    file = bench.work / "responses.db"
+    file = fresh(bench.work / "responses.db")
     environment = {"OMP_NUM_THREADS": str(bench.args.threads)}
     gone, streams, slow = (8, 4, 8) if quick else (GONE, SOAKING, SLOW)
     new, count = (8, 8) if quick else (OVERLOAD_NEW, OVERLOAD_COUNT)
@@ -175,8 +175,7 @@ def endurance(bench: Bench, directory: str) -> None:
 
 
 def survived(directory: str, file: Path, environment: dict[str, str], jobs: int, thought: int) -> int:
-    file.unlink(missing_ok=True)
-    store = Store(store_url(str(file)), keep=jobs)
+    store = Store(store_url(str(fresh(file))), keep=jobs)
     with server(directory, file, environment, ROWS) as served:
         ids = [begin(served, text, thought, seed) for seed, text in enumerate(prompts(0, jobs))]
         wait(store, ids, jobs // 2)
@@ -191,6 +190,13 @@ def survived(directory: str, file: Path, environment: dict[str, str], jobs: int,
         whole += [i for piece in pieces for i in piece.ids.tolist()] == future.result()[0].ids.tolist()
     store.close()
     return whole
+
+
+def fresh(file: Path) -> Path:
+    """A store that is not there, nor what a killed server left beside it."""
+    for path in file.parent.glob(f"{file.name}*"):
+        path.unlink()
+    return file
 
 
 @contextmanager
