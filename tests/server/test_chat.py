@@ -4,15 +4,7 @@ import json
 
 import pytest
 
-from tests.server.serving import CLOSING
-
 BUDGETS = [0, 1, 16, 256]
-ALIASES = {
-    "thinking_token_budget": lambda n: n,
-    "thinking_budget_tokens": lambda n: n,
-    "thinking": lambda n: {"type": "enabled", "budget_tokens": n},
-    "reasoning": lambda n: {"max_tokens": n},
-}
 
 
 def joined(chunks):
@@ -51,20 +43,6 @@ def thought_tokens(usage):
 
 
 @pytest.mark.parametrize("thought", BUDGETS)
-@pytest.mark.parametrize("alias", ALIASES)
-def test_a_budget_is_kept_exactly_under_each_of_its_names(endless, alias, thought):
-    answer = endless.chat(**{alias: ALIASES[alias](thought)})
-    assert thought_tokens(answer["usage"]) == thought
-    closing = CLOSING if thought else 0
-    assert answer["usage"]["completion_tokens"] == thought + closing + 24
-    message = answer["choices"][0]["message"]
-    assert len(message["content"]) > 0
-    assert ("reasoning" in message) == (thought > 0)
-    if thought:
-        assert message["reasoning"].endswith("!")
-
-
-@pytest.mark.parametrize("thought", BUDGETS)
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_stream_says_what_the_whole_says(server, endless, thought, n):
     for client in (server, endless):
@@ -75,19 +53,14 @@ def test_a_stream_says_what_the_whole_says(server, endless, thought, n):
         assert thought_tokens(streamed[1]) <= n * thought
 
 
-def test_efforts_are_the_models_own(endless):
-    efforts = {"none": 0, "minimal": 16, "low": 32, "medium": 64, "high": 128, "xhigh": 256}
-    for name, thought in efforts.items():
-        assert thought_tokens(endless.chat(reasoning_effort=name)["usage"]) == thought
+def test_the_default_effort_and_the_largest(endless):
     assert thought_tokens(endless.chat()["usage"]) == 64
-    whole_context = endless.chat(reasoning_effort="max")["usage"]
-    assert whole_context["total_tokens"] == 1024
+    assert endless.chat(reasoning_effort="max")["usage"]["total_tokens"] == 1024
 
 
 def test_of_two_budgets_the_smaller_holds(endless):
     assert thought_tokens(endless.chat(reasoning_effort="low", thinking_token_budget=20)["usage"]) == 20
     assert thought_tokens(endless.chat(reasoning_effort="low", thinking_token_budget=40)["usage"]) == 32
-    assert thought_tokens(endless.chat(thinking={"type": "disabled"})["usage"]) == 0
 
 
 @pytest.mark.parametrize("name", ["max_completion_tokens", "max_tokens"])
