@@ -34,12 +34,8 @@ def of_completion(choices, usage):
 def of_response(response):
     usage = response["usage"]
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
-    return (
-        thought_of(response),
-        text(response),
-        usage["output_tokens"],
-        usage["output_tokens_details"]["reasoning_tokens"],
-    )
+    thinking = usage["output_tokens_details"]["reasoning_tokens"]
+    return thought_of(response), text(response), usage["output_tokens"], thinking
 
 
 WAYS_IN = {
@@ -48,7 +44,7 @@ WAYS_IN = {
     "responses": lambda c, fields: of_response(c.respond(**fields)),
     "responses, streamed": lambda c, fields: of_response(c.response_stream(**fields)[-1]["response"]),
     "background": lambda c, fields: of_response(finished(c, begin(c, **fields))),
-    "background, streamed": lambda c, fields: WAYS_IN["responses, streamed"](client, fields | {"background": True}),
+    "background, streamed": lambda c, fields: of_response(c.response_stream(background=True, **fields)[-1]["response"]),
 }
 """From a request to the thought, the answer, all tokens and thinking tokens."""
 

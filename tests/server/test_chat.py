@@ -169,6 +169,10 @@ def test_a_message_of_ours_can_be_sent_back_whole(server):
     assert server.chat(messages=[question, message | extras, question])["object"] == "chat.completion"
 
 
+def form(schema):
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
 REFUSED = {
     "unknown field": ({"no_such_field": 1}, "no_such_field"),
     "template from outside": ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
@@ -183,9 +187,15 @@ REFUSED = {
     "an effort that nobody knows": ({"reasoning_effort": "huge"}, "reasoning_effort"),
     "a prompt beyond the context": ({"messages": [{"role": "user", "content": "1" * 2000}]}, None),
     "a penalty": ({"frequency_penalty": 0.5}, "frequency_penalty"),
+    "false for a number": ({"top_logprobs": False}, "top_logprobs"),
     "tools": ({"tools": [{"type": "function"}]}, "tools"),
     "alternatives": ({"logprobs": True, "top_logprobs": 3}, "top_logprobs"),
-    "a temperature that is no number": ({"temperature": float("nan")}, "temperature"),
+    "a temperature that is no number": ({"temperature": float("nan")}, None),
+    "a temperature in words": ({"temperature": "1"}, "temperature"),
+    "half a character": ({"messages": [{"role": "user", "content": "\ud800"}]}, None),
+    "half a character in a schema": ({"response_format": form({"const": "\ud800"})}, None),
+    "a number that is none in a schema": ({"response_format": form({"const": float("nan")})}, None),
+    "a number of 71 bits in a schema": ({"response_format": form({"minLength": 1 << 70})}, "response_format"),
     "a large n": ({"n": 17}, "n"),
     "five stops": ({"stop": ["a"] * 5}, None),
     "an image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
@@ -208,14 +218,14 @@ def test_what_cannot_be_kept_is_refused(server, name):
 def test_a_schema_that_cannot_be_kept_is_refused(server):
     pytest.importorskip("llguidance", reason="schemas need llguidance")
     for schema in ({"type": "no such type"}, {"not": {"type": "object"}}):
-        wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-        status, answer = server.post("/v1/chat/completions", server.chat_body(response_format=wanted))
+        status, answer = server.post("/v1/chat/completions", server.chat_body(response_format=form(schema)))
         assert (status, answer["error"]["param"]) == (400, "response_format")
 
 
 def test_bodies_that_are_not_json_and_unknown_paths_and_models(server):
-    for body in (b"{", b"\xff", b"[" * 100_000, b""):
-        assert server.post("/v1/chat/completions", body)[0] == 400
+    for body in (b"{", b"\xff", b"[" * 100_000):
+        assert server.post("/v1/chat/completions", body)[1]["error"]["message"].startswith("the body is not JSON: ")
+    assert server.post("/v1/chat/completions", b"")[1]["error"]["message"] == "there is no body"
     status, answer = server.post("/v1/chat/completions", server.chat_body(model="other"))
     assert (status, answer["error"]["code"]) == (404, "model_not_found")
     assert server.get("/v1/nothing")[0] == 404

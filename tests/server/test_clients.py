@@ -5,6 +5,7 @@ python -m benchmarks.rivals clients      # makes the environment that they live 
 
 import json
 import os
+import re
 import subprocess
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from benchmarks.rivals import HOME, is_installed
 from steep.engines import save_model
 from steep.tasks.arithmetic import Arithmetic
-from tests.server.serving import tiny
+from tests.server.serving import serving, tiny
 from tests.server.test_chat import whole
 from tests.server.test_jobs import command
 from tests.server.test_responses import text, thought
@@ -133,3 +134,17 @@ def test_lm_eval(run, remote, problems, file, tmp_path):
     answers = {sample["doc"]["input"]: sample["resps"][0][0] for sample in said}
     score = json.loads(results.read_text())["results"]["arithmetic"]["exact_match,none"]
     assert score == share_right(problems, answers)
+
+
+def test_schemathesis(run, tmp_path):
+    """Answers are as GET /openapi.json describes them, and what it does not allow is refused.
+
+    What it allows may still be refused: it cannot say that a budget must fit the context, for example.
+    """
+    with serving(endless=True, context=256, max_thought=32) as client:
+        said = run(
+            *("schemathesis", "run", f"http://127.0.0.1:{client.port}/openapi.json", "--seed", "1", "-n", "50"),
+            *("--exclude-checks", "positive_data_acceptance", "--warnings", "off"),
+            cwd=tmp_path,
+        )
+    assert int(re.search(r"(\d+) generated", said)[1]) >= 1000
