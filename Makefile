@@ -34,6 +34,7 @@ claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold
 	@$(BIN)/steep train recipes/nano_claims.py
 
 test: $(VENV)/dev.stamp ## run the tests
+	@$(BIN)/python -m benchmarks.rivals clients
 	@$(BIN)/python -m pytest
 
 page: ## build the pages from web/: needs Node 20.19 or newer

@@ -1,8 +1,10 @@
 """The programs that steep is held against, each in an environment of its own, for they ask for different releases.
 
     python -m benchmarks.rivals          # make runs/rivals/NAME from benchmarks/pins/NAME.txt
+    python -m benchmarks.rivals clients  # the programs that the server is tested with, which are no rivals
 
-What cannot be installed or does not run is named in the results with the reason.
+One whose list has changed is brought up to it. What cannot be installed or does not run is named in the results with
+the reason.
 """
 
 import argparse
@@ -83,7 +85,7 @@ def environment(home: Path, rival: str, threads: int) -> dict[str, str]:
     }
 
 
-def install(name: str, home: Path) -> bool:
+def install(name: str, home: Path) -> None:
     print(f"{name}: installing into {home / name}; some minutes, once", flush=True)
     place = home / name
     pip = [str(place / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--no-deps"]
@@ -91,18 +93,30 @@ def install(name: str, home: Path) -> bool:
     for command in commands:
         if subprocess.run(command).returncode:
             print(f"{name}: cannot be installed here; the results will say so")
-            return False
-    (place / "installed").touch()
-    return True
+            return
+    (place / "installed").write_text(pins(name))
+
+
+def is_installed(name: str, home: Path) -> bool:
+    """As its list is now."""
+    mark = home / name / "installed"
+    return mark.is_file() and mark.read_text() == pins(name)
+
+
+def pins(name: str) -> str:
+    return (PINS / f"{name}.txt").read_text()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of a list; those of all rivals if none is named")
     parser.add_argument("--home", type=Path, default=HOME)
-    home = parser.parse_args().home
-    for name in sorted({rival.environment for rival in RIVALS.values()}):
-        if not (home / name / "installed").is_file():
-            install(name, home)
+    args = parser.parse_args()
+    for name in args.names or sorted({rival.environment for rival in RIVALS.values()}):
+        if not (PINS / f"{name}.txt").is_file():
+            parser.error(f"there is no {PINS / name}.txt")
+        if not is_installed(name, args.home):
+            install(name, args.home)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import steep
 from steep.server.built import Built
 from steep.server.chat import chat_routes
 from steep.server.config import ServerConfig
+from steep.server.described import ANY, Described, Health, ModelList, ModelTold, refusals, told
 from steep.server.errors import ApiError, invalid
 from steep.server.guard import Guard
 from steep.server.jobs import Jobs
@@ -36,26 +37,33 @@ def create_app(models: Sequence[ServedModel], config: ServerConfig, store: Store
         async with jobs.at_work():
             yield
 
-    app = FastAPI(title="steep", version=steep.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = Described(
+        title="steep",
+        version=steep.__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=refusals(ANY),
+    )
     app.state.service = service
     app.include_router(chat_routes(service))
     app.include_router(response_routes(service, jobs))
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=told(ModelList))
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": [describe(model, config) for model in service.models.values()]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=told(ModelTold) | refusals([404]))
     async def get_model(name: str) -> dict[str, Any]:
         return describe(service.model(name), config)
 
-    @app.get("/health")
+    @app.get("/health", responses=told(Health) | {503: {"model": Health, "description": "It is not served"}})
     async def health() -> JSONResponse:
         failed = [name for name, model in service.models.items() if model.driver.failed]
         status = "failed" if failed else "draining" if service.draining else "ok"
         return JSONResponse({"status": status}, 200 if status == "ok" else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         return PlainTextResponse(service.metrics.text(service.models.values()), media_type="text/plain; version=0.0.4")
 
@@ -67,7 +75,7 @@ def create_app(models: Sequence[ServedModel], config: ServerConfig, store: Store
         return await page.get_response(file, request.scope)
 
     @app.exception_handler(ApiError)
-    async def told(request: Request, error: ApiError) -> Response:
+    async def refused(request: Request, error: ApiError) -> Response:
         return error.response()
 
     @app.exception_handler(RequestValidationError)
@@ -76,7 +84,10 @@ def create_app(models: Sequence[ServedModel], config: ServerConfig, store: Store
 
     @app.exception_handler(HTTPException)
     async def not_found(request: Request, error: HTTPException) -> Response:
-        return ApiError(error.status_code, str(error.detail)).response(error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and (operations := app.operations(request.scope["route"])):
+            headers["allow"] = ", ".join(operations)  # of all routes with this path, not of the first alone
+        return ApiError(error.status_code, str(error.detail)).response(headers)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> Response:

@@ -8,9 +8,11 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from steep.server.described import Chunk, Completion, refusals, told
 from steep.server.errors import ApiError
 from steep.server.fields import Asked, FormatName, Model, SomeTokens, Text, agreed, joined, only, schema_of
 from steep.server.generation import Generation, Sample, Wanted
+from steep.server.reading import JsonRoute
 from steep.server.service import Service
 from steep.server.stream import EventStream, event
 from steep.types import Message
@@ -85,9 +87,9 @@ class ChatAsked(Asked):
 
 
 def chat_routes(service: Service) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
-    @router.post("/v1/chat/completions")
+    @router.post("/v1/chat/completions", responses=told(Completion, Chunk, "[DONE]") | refusals([404, 429, 503]))
     async def create(asked: ChatAsked, http: HttpRequest) -> Response:
         stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
         generation = await service.begin(

@@ -39,8 +39,10 @@ def invalid(error: RequestValidationError) -> ApiError:
         case "extra_forbidden":
             return refused(f"the field {param!r} is not known here", param, "unknown_parameter")
         case "missing":
-            return refused(f"the field {param!r} is missing", param, "missing_required_parameter")
+            return refused(
+                f"the field {param!r} is missing" if param else "there is no body", param, "missing_required_parameter"
+            )
         case "json_invalid":
-            return refused("the body is not JSON", None, "invalid_json")
+            return refused(f"the body is not JSON: {first['ctx']['error']}", None, "invalid_json")
         case _:
             return refused(f"{param or 'the body'}: {first['msg']}", param, "invalid_value")

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema
+from pydantic_core import core_schema
 
 from steep.server.errors import refused
 from steep.types import Sampling
@@ -15,19 +16,22 @@ SomeTokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 COLDEST = 1e-4  # below it a temperature is 0: logits divided by it would leave the range of a float
 
 
-def only(*values: Any) -> AfterValidator:
+def only(*values: Any) -> GetPydanticSchema:
     """A field that is there for the sake of clients that send it, with what it may say."""
 
     def check(value: Any) -> Any:
-        if value not in values:
+        if not any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values):
             raise ValueError(f"nothing but {' or '.join(repr(v) for v in values)} is supported")
         return value
 
-    return AfterValidator(check)
+    return GetPydanticSchema(
+        lambda source, handler: core_schema.no_info_after_validator_function(check, handler(source)),
+        lambda schema, handler: {"enum": list(values)},
+    )
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Thinking(Model):

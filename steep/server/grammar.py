@@ -34,7 +34,10 @@ class Grammars:
             )
         if self._tokenizer is None:
             self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Vocabulary(self._loaded)))
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+        except ValueError as error:  # half a surrogate pair, or a number of more than 64 bits
+            raise refused(f"the schema cannot be kept: {error}", PARAM) from error
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise refused(f"the schema cannot be kept: {matcher.get_error().splitlines()[0]}", PARAM)

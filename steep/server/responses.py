@@ -11,9 +11,11 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 
 from steep.server.asked import ResponseAsked
+from steep.server.described import Deleted, ResponseEvent, ResponseTold, refusals, told
 from steep.server.errors import ApiError, refused
 from steep.server.jobs import Jobs
 from steep.server.made import Events, Made, News, wanted
+from steep.server.reading import JsonRoute
 from steep.server.service import Service
 from steep.server.store import Record, State
 from steep.server.stream import EventStream
@@ -66,10 +68,10 @@ class Live:
 
 
 def response_routes(service: Service, jobs: Jobs) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
     store, live = service.store, Live(service)
 
-    @router.post("/v1/responses")
+    @router.post("/v1/responses", responses=told(ResponseTold, ResponseEvent) | refusals([404, 429, 503]))
     async def create(asked: ResponseAsked, http: HttpRequest) -> Response:
         said = (*await _said_before(asked), *asked.messages(service.seal))
         told = () if asked.instructions is None else (Message(role="system", content=asked.instructions),)
@@ -122,7 +124,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
     def _stored(record: Record) -> Made:
         return Made.stored(record, service)
 
-    @router.get("/v1/responses/{id}")
+    @router.get("/v1/responses/{id}", responses=told(ResponseTold, ResponseEvent) | refusals([404]))
     async def get(id: str, http: HttpRequest, stream: bool = False, starting_after: int = -1) -> Response:
         if not stream:
             return JSONResponse((await _find(id)).body())
@@ -130,7 +132,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
             return EventStream(aiter(Events(made.blank(), live.news(made), starting_after)))
         return EventStream(aiter(Events(_stored(await _record(id)), jobs.news(id, http), starting_after)))
 
-    @router.delete("/v1/responses/{id}")
+    @router.delete("/v1/responses/{id}", responses=told(Deleted) | refusals([404]))
     async def delete(id: str) -> Response:
         if (made := live.get(id)) is not None:
             made.asked.store = False
@@ -141,7 +143,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
             jobs.wake()
         return JSONResponse({"id": id, "object": "response", "deleted": True})
 
-    @router.post("/v1/responses/{id}/cancel")
+    @router.post("/v1/responses/{id}/cancel", responses=told(ResponseTold) | refusals([404]))
     async def cancel(id: str) -> Response:
         if (made := live.get(id)) is not None:
             made.generation.cancel()
@@ -150,7 +152,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
             jobs.wake()
         return JSONResponse((await _find(id)).body())
 
-    @router.post("/v1/responses/{id}/answer_now")
+    @router.post("/v1/responses/{id}/answer_now", responses=told(ResponseTold) | refusals([404]))
     async def answer_now(id: str) -> Response:
         if (made := live.get(id)) is not None:
             made.generation.answer_now()

@@ -15,6 +15,7 @@ from steep.engines import LoadedModel, NativeConfig, NativeEngine
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.server.app import create_app
 from steep.server.config import ServerConfig
+from steep.server.described import Chunk, Completion, ResponseEvent, ResponseTold
 from steep.server.model import ServedModel
 from steep.server.run import Server
 from steep.server.store import IN_MEMORY, Store, store_url
@@ -54,7 +55,7 @@ def tiny(endless):
 
 
 class Client:
-    """What a test says to a server."""
+    """What a test says to a server, whose answers must be as they are described."""
 
     def __init__(self, port, server):
         self.port, self.server = port, server
@@ -85,6 +86,7 @@ class Client:
         """The object of a completion."""
         status, answer = self.post("/v1/chat/completions", self.chat_body(text, **fields))
         assert status == 200, answer
+        Completion.model_validate(answer)
         return answer
 
     def chat_body(self, text="make 24", **fields):
@@ -97,11 +99,14 @@ class Client:
         assert status == 200, body
         *chunks, done = [line.removeprefix("data: ") for line in body.decode().split("\n\n") if line]
         assert done == "[DONE]"
+        for chunk in chunks:
+            Chunk.model_validate_json(chunk)
         return [json.loads(chunk) for chunk in chunks]
 
     def respond(self, text="make 24", **fields):
         status, answer = self.post("/v1/responses", {"model": "tiny", "input": text, "seed": 1} | fields)
         assert status == 200, answer
+        ResponseTold.model_validate(answer)
         return answer
 
     def response_stream(self, text="make 24", **fields):
@@ -113,6 +118,9 @@ class Client:
         assert [part.split("\n")[0] for part in body.decode().split("\n\n") if part] == [
             f"event: {event['type']}" for event in events
         ]
+        for event in events:
+            ResponseEvent.model_validate(event)
+            ResponseTold.model_validate(event.get("response", events[-1]["response"]))
         return events
 
     def begin(self, path, body):

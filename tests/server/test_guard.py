@@ -167,6 +167,22 @@ def test_an_engine_that_fails_is_told_and_nobody_waits_for_ever(caplog):
     assert "the engine failed" in caplog.text
 
 
+def test_a_method_that_is_not_there_is_answered_with_those_that_are(server):
+    for path, methods in {"/v1/responses/x": "GET, DELETE", "/v1/models/a/b": "GET", "/v1/responses": "POST"}.items():
+        assert server.call("PUT", path)[0] == 405
+        assert server.headers["allow"] == methods
+
+
+def test_the_description_is_this_servers(server):
+    description = server.get("/openapi.json")[1]
+    for asked in ("ChatAsked", "ResponseAsked"):
+        assert description["components"]["schemas"][asked]["properties"]["model"]["enum"] == ["tiny"]
+    statuses = {path: {s for o in made.values() for s in o["responses"]} for path, made in description["paths"].items()}
+    anywhere = {"200", "400", "401", "403", "408", "413", "500"}
+    assert statuses["/v1/chat/completions"] == statuses["/v1/responses"] == anywhere | {"404", "429", "503"}
+    assert statuses["/v1/responses/{id}"] == statuses["/v1/models/{name}"] == anywhere | {"404"}
+
+
 def test_models_and_metrics(server):
     (model,) = server.get("/v1/models")[1]["data"]
     assert model == server.get("/v1/models/tiny")[1]

@@ -167,6 +167,10 @@ REFUSED = {
     "a budget beyond the limit": {"thinking_token_budget": 98, "max_output_tokens": 100},
     "an empty input": {"input": []},
     "an image": {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+    "half a character in what is told again": {"instructions": "\ud800"},
+    "half a character in what is stored": {"metadata": {"a": "\ud800"}, "background": True},
+    "half a character in an id": {"previous_response_id": "\ud800"},
+    "a number that is none": {"text": {"format": {"type": "text", "schema": {"x": float("nan")}}}, "background": True},
     "a chat's field": {"max_completion_tokens": 5},
 }
 
