@@ -149,7 +149,7 @@ def answer_logprobs(model: LanguageModel, x_ND: Tensor, ids_N: Tensor, ends: lis
     at_A = torch.cat([torch.arange(end - length, end) for end, length in zip(ends, answers, strict=True)])
     logprobs = [
         model.logits(x_ND[part - 1]).log_softmax(-1).gather(1, ids_N[part][:, None])[:, 0].cpu()
-        for part in at_A.split(HEAD_TOKENS)
+        for part in torch.split(at_A, HEAD_TOKENS)
     ]
     of_A = torch.arange(len(ends)).repeat_interleave(torch.tensor(answers))
     return torch.zeros(len(ends)).index_add(0, of_A, torch.cat(logprobs))
