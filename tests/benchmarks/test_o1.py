@@ -28,6 +28,7 @@ def test_the_rising_part_leaves_out_what_is_level():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # seven processes, of which each imports torch
 def test_the_script_measures_a_run(tmp_path):
     def run(*words):
         return subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

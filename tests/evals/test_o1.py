@@ -26,7 +26,7 @@ WHOLE = 8  # tokens
 CONFIG = O1Config(
     suite=SuiteConfig(problems=40, modes=("sampled",), eval=EvalConfig(budgets=(4, 16), samples=8)),
     probe=40,
-    scorer_problems=30,
+    scorer_problems=60,
     scorer_samples=4,
 )
 
@@ -139,7 +139,7 @@ def test_many_answers_are_worth_what_can_be_worked_out(measured):
     assert one.value == pytest.approx(0.6, abs=0.08)
     assert spending(findings, "any", 8).value > 0.97
     assert one.value + 0.2 < spending(findings, "majority", 8).value  # the wrong ones differ
-    assert one.value + 0.2 < spending(findings, "best", 8).value
+    assert spending(findings, "best", 8).value > 0.9
     for method in ("any", "majority", "weighted", "best"):
         values = [spending(findings, method, k).value for k in (2, 4, 8)]
         assert values == sorted(values)
