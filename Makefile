@@ -53,7 +53,7 @@ survival: $(VENV)/core.stamp ## kill runs, damage checkpoints, fill disks, and c
 bench: $(VENV)/core.stamp ## measure steep against other programs, on cores that do nothing else
 	@$(BIN)/python -m benchmarks.rivals
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(BENCH) || exit 1; done
-	@$(BIN)/python -m benchmarks.report
+	@$(BIN)/python -m benchmarks.tables
 
 clean: ## delete the environment and what the tools cached; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import models
-from benchmarks.report import table
 from benchmarks.rivals import HOME, start
+from benchmarks.tables import table
 from benchmarks.worker import ROOT, Side, SideError
 from steep.runs import Claim, evidence, write_json
 

@@ -61,7 +61,7 @@ def config() -> Recipe:
         engine=NativeConfig(rows=384, context=768, dtype="bfloat16"),
         rl=RlConfig(
             num_steps=90,
-            eval_every=15,
+            eval_every=8,  # 13 evaluations: the forecast of RL takes 8, 5 of them in its first half
             groups_per_step=32,
             rollouts=RolloutConfig(thought=(32, 512), full_share=0.1, answer=48),
             policy=PolicyConfig(optimizer=annealed, autocast=True),

@@ -116,7 +116,7 @@ class Budget:
     """
 
     thought: int | None
-    """Sampled thought tokens at most; 0 answers at once; None leaves the context as the only limit."""
+    """Thought tokens at most, the closing not counted; 0 answers at once; None leaves the context as the only limit."""
     answer: int
     """Answer tokens at most, the end token included."""
     closing: tuple[int, ...]
@@ -130,6 +130,11 @@ class Budget:
     """An end token within the thought does not end the response: the closing takes its place, and the model answers."""
     pause: bool = False
     """A thought at its limit is not closed: the response stops there, `length`, to be carried on."""
+    extension: tuple[int, ...] = ()
+    """Ids injected where the model would end its thought, in place of that end, so that it thinks on. They count as
+    thought tokens, and end where the limit is."""
+    extensions: int = 0
+    """How often, at most. Whoever carries on a response leaves out those that it has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,10 +214,11 @@ class Rollout:
 
     @property
     def thought_tokens(self) -> int:
-        """Sampled thought tokens, the end token not counted."""
+        """Those that count in the budget: neither the closing nor the end token."""
         if self.thought_len is None:
-            return int(self.sampled.sum())
-        return int(self.sampled[: max(self.thought_len - 1, 0)].sum())
+            return int(self.sampled.nonzero()[0].max(initial=-1)) + 1  # a closing that was begun comes last
+        closing = len(self.budget.closing) if self.interrupted else 1
+        return max(self.thought_len - closing, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

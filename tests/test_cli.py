@@ -348,15 +348,18 @@ def test_the_o1_suite_takes_the_tasks_of_the_run(tiny, elsewhere, capsys, monkey
     told = last_json(capsys)
     assert told["out"] == "runs/evals/tiny-rl-o1"
     assert [(c["task"], c["level"]) for c in told["findings"]["choices"]] == [("arithmetic", 1)]  # it learned nothing
-    assert {(s["budget"], s["samples"]) for s in told["findings"]["spendings"]} == {(0, 1), (0, 2), (8, 1), (8, 2)}
+    spent = {(s["budget"], s["samples"]) for s in told["findings"]["spendings"]}
+    assert spent == {(0, 1), (0, 2), (8, 1), (8, 2), (16, 1), (32, 1)}
     kept = json.loads(Path(told["out"], "eval.json").read_text())
     assert kept["command"] == " ".join(["steep", *words, "--json"])
     assert main(words) == 0  # nothing is left to do
     shown = capsys.readouterr().out
-    assert "budget  one answer  majority of 2" in shown
+    assert "budget  one answer  extended  in chunks  majority of 2" in shown
     assert "see it with `steep report runs/evals/tiny-rl-o1`" in shown
     assert main(["report", told["out"], "--html"]) == 0
     assert [file.name for file in Path(told["out"], "report").iterdir()] == ["index.html"]
+    assert main([*words, "--without", "chunked", "extended", "--out", "alone"]) == 0
+    assert {cell["mode"] for cell in json.loads(Path("alone/cells.json").read_text())} == {"sampled"}
 
 
 def test_a_suite_that_is_stopped_says_how_to_go_on(tiny, elsewhere, capsys, monkeypatch):

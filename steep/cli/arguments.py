@@ -225,6 +225,7 @@ def _eval(commands: _Commands) -> None:
         "steep eval runs/nano --task countdown --budgets 0,64,256",
         "steep eval runs/nano --suite o1",
         "steep eval runs/nano --suite o1 --task countdown --levels 3 --samples 256",
+        "steep eval runs/nano --suite o1 --without extended chunked",
         "steep eval runs/nano/sft --task arithmetic --levels 1,2 --greedy",
         "steep eval runs/nano/rl/best --task countdown",
         "steep eval runs/nano --task gsm8k --problems 50 --json",
@@ -238,8 +239,15 @@ def _eval(commands: _Commands) -> None:
     parser.add_argument(
         "--suite",
         choices=("o1",),
-        help="o1: at the level of each task that tells most, whether longer thoughts, majorities of many answers and a "
-        "learned scorer's choice among them pay; for `steep report`",
+        help="o1: at the level of each task that tells most, whether longer thoughts (cut, extended, in chunks), "
+        "majorities of many answers and a learned scorer's choice among them pay; for `steep report`",
+    )
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        choices=("extended", "chunked"),
+        default=(),
+        help="leave out of the suite thoughts that go on past their own end, or in chunks past the context",
     )
     parser.add_argument("--verifier", metavar="NAME", help=VERIFIER_HELP)
     parser.add_argument("--levels", type=_numbers(1), metavar="N,N", help="levels of the task (its own choice)")

@@ -15,11 +15,11 @@ from steep.cli.outcome import Outcome, Output
 from steep.cli.task import find_task
 from steep.cli.train import load, tell_claims
 from steep.config import to_json
-from steep.engines import LoadedModel, NativeEngine, load_model
+from steep.engines import ChunkedEngine, LoadedModel, NativeEngine, load_model
 from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig
 from steep.evals.findings import Findings, Method
-from steep.evals.o1 import O1Config, Subject, measure_o1
+from steep.evals.o1 import FURTHER, O1Config, Subject, measure_o1
 from steep.evals.suite import Cell, SuiteConfig, measure
 from steep.runs import Claim, Run, Stage, machine, read_claims, read_json, versions, write_json
 from steep.runs.files import plain
@@ -63,10 +63,15 @@ def o1(args: argparse.Namespace, loaded: LoadedModel, tasks: Sequence[Task]) -> 
     out = args.out or Path("runs/evals") / f"{named(loaded)}-o1"
     limit = loaded.model.config.max_positions // 2
     budgets = tuple(budget for budget in EvalConfig().budgets if budget <= limit)
-    config = O1Config(suite=suite_config(args, loaded, budgets, samples=64))
+    further = tuple(way for way in FURTHER if way not in args.without)
+    config = O1Config(suite=suite_config(args, loaded, budgets, samples=64), further=further)
     settings = {"suite": "o1", "tasks": to_json(tasks), "levels": args.levels, "config": to_json(config)}
     begin(out, args, {"model": str(loaded.path), **settings})
-    subject = Subject(loaded=loaded, new_engine=lambda problems, asked: engine_for(loaded, problems, asked))
+
+    def engine(problems: Sequence[Problem], asked: EvalConfig, chunked: bool) -> NativeEngine:
+        return engine_for(loaded, problems, asked, ChunkedEngine if chunked else NativeEngine)
+
+    subject = Subject(loaded=loaded, new_engine=engine)
     with resumable(out):
         findings = measure_o1(Stage(out), subject, tasks, config, beyond=args.levels is None, command=typed(args))
     claims = read_claims(out / "claims.json")
@@ -112,7 +117,9 @@ def suite_config(
     return SuiteConfig(problems=args.problems, modes=("greedy" if args.greedy else "sampled",), eval=config)
 
 
-def engine_for(loaded: LoadedModel, problems: Sequence[Problem], config: EvalConfig) -> NativeEngine:
+def engine_for(
+    loaded: LoadedModel, problems: Sequence[Problem], config: EvalConfig, kind: type[NativeEngine] = NativeEngine
+) -> NativeEngine:
     """One with room for the longest prompt and all that may follow it."""
     longest = max(len(loaded.template.render(problem.prompt)) for problem in problems)
     budget = loaded.template.budget(max(config.budgets), config.answer)
@@ -123,7 +130,7 @@ def engine_for(loaded: LoadedModel, problems: Sequence[Problem], config: EvalCon
             f"a budget of {budget.thought} tokens does not fit the model's context of {limit}",
             f"choose budgets up to {limit - rest}" if limit >= rest else "choose a shorter --answer",
         )
-    return new_engine(loaded, min(ROWS, len(problems) * config.samples), context)
+    return new_engine(loaded, min(ROWS, len(problems) * config.samples), context, kind)
 
 
 def begin(out: Path, args: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -170,11 +177,11 @@ def tell_findings(findings: Findings, claims: Sequence[Claim], out: Path) -> Non
         output.say(choice.words)
         of_task = [s for s in findings.spendings if s.task == choice.task]
         most = max((s.samples for s in of_task), default=1)
-        figures = {
-            (s.budget, s.method): f"{s.value:.1%}" for s in of_task if s.samples == (1 if s.method == "one" else most)
-        }
+        figures = {(s.budget, s.method): f"{s.value:.1%}" for s in of_task if s.samples in (1, most)}
         shown: dict[Method, str] = {
             "one": "one answer",
+            "extended": "extended",
+            "chunked": "in chunks",
             "majority": f"majority of {most}",
             "best": f"best of {most}",
             "weighted": f"weighted {most}",

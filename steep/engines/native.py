@@ -115,7 +115,7 @@ class Rows:
         self.last = zeros(np.int64)  # the last token, not yet in the cache
         self.count = zeros(np.int64)  # response tokens so far
         self.thinking = zeros(np.bool_)
-        self.thought_left = zeros(np.int64)  # sampled thought tokens until the interruption
+        self.thought_left = zeros(np.int64)  # thought tokens until the interruption
         self.answer_left = zeros(np.int64)
         self.total = zeros(np.int64)  # response tokens at most, 0 where only the answer has a limit
         self.must_answer = zeros(np.bool_)
@@ -123,7 +123,9 @@ class Rows:
         self.dropped = zeros(np.int64)
         self.constrained = zeros(np.bool_)
         self.think_end = np.full(rows, -1, np.int64)  # the end-of-thought token, -1 without a thought section
-        self.forcing = np.full(rows, -1, np.int64)  # index of the next closing token, -1 when nothing is forced
+        self.forcing = np.full(rows, -1, np.int64)  # index into closing and extension, -1 when nothing is forced
+        self.closing = zeros(np.int64)  # tokens of the closing: where the extension begins
+        self.extensions = zeros(np.int64)  # how often the end of the thought is still put off
         self.thought_len = np.full(rows, -1, np.int64)
         self.stop = zeros(np.int64)  # index into STOPS; 0 while running
         self.watched = zeros(np.bool_)
@@ -287,7 +289,7 @@ class NativeEngine:
             job = _job(rows.jobs[r])
             if job.cancelled or int(rows.sample[r]) in job.ended:
                 rows.stop[r] = CANCELLED
-            elif job.answer_now and rows.thinking[r] and rows.forcing[r] < 0:
+            elif job.answer_now and rows.thinking[r] and not 0 <= rows.forcing[r] < rows.closing[r]:
                 rows.forcing[r] = 0
         if rows.stop[: self.active].any():
             self._retire()
@@ -349,6 +351,7 @@ class NativeEngine:
             job.constraints[int(rows.sample[r])] = request.constraint()
         rows.think_end[r] = budget.closing[-1] if budget.closing else -1
         rows.forcing[r] = -1
+        rows.closing[r], rows.extensions[r] = len(budget.closing), budget.extensions
         rows.thought_len[r] = -1
         rows.thinking[r] = bool(budget.closing)
         rows.thought_left[r] = 0 if job.answer_now else self._thought_limit(request)
@@ -406,22 +409,27 @@ class NativeEngine:
     def _advance(self, first: int, ids: NDArray[np.int64], logprobs: NDArray[np.float32]) -> None:
         """Decide what the next token means for each active row from `first` on."""
         rows, at = self.rows, slice(first, self.active)
-        ended_early = rows.must_answer[at] & rows.thinking[at] & (rows.forcing[at] < 0) & self.ends[ids]
-        rows.forcing[at][ended_early] = 0
+        free = rows.thinking[at] & (rows.forcing[at] < 0)
+        rows.forcing[at][free & rows.must_answer[at] & self.ends[ids]] = 0
+        extended = free & (ids == rows.think_end[at]) & (rows.extensions[at] > 0)
+        np.copyto(rows.forcing[at], rows.closing[at], where=extended)
+        rows.extensions[at] -= extended
         forced = rows.forcing[at] >= 0
+        extending = rows.forcing[at] >= rows.closing[at]
         closed = np.zeros(len(ids), np.bool_)  # the thought ends with this token
         for i in np.flatnonzero(forced).tolist():
             row = first + i
-            closing = _job(rows.jobs[row]).request.budget.closing
-            ids[i], logprobs[i] = closing[rows.forcing[row]], 0.0
+            budget = _job(rows.jobs[row]).request.budget
+            script = budget.closing + budget.extension
+            ids[i], logprobs[i] = script[rows.forcing[row]], 0.0
             rows.forcing[row] += 1
-            if rows.forcing[row] == len(closing):
+            closed[i] = rows.forcing[row] == len(budget.closing) and not extending[i]
+            if closed[i] or rows.forcing[row] == len(script):
                 rows.forcing[row] = -1
-                closed[i] = True
         sampled, thinking = ~forced, rows.thinking[at].copy()
         chosen = thinking & sampled
         closed |= chosen & (ids == rows.think_end[at])
-        going_on, answering = chosen & ~closed, ~thinking
+        going_on, answering = (chosen | extending) & ~closed, ~thinking
 
         active, where = np.arange(first, self.active), rows.count[at].copy()
         rows.ids[active, where], rows.logprobs[active, where] = ids, logprobs
@@ -488,7 +496,8 @@ class NativeEngine:
         rows, job = self.rows, _job(self.rows.jobs[r])
         since, until = int(rows.told[r]), int(rows.count[r])
         if stop is None:  # a closing is told as a whole, so that a response can be carried on from all that is told
-            until -= max(int(rows.forcing[r]), 0)
+            forced = int(rows.forcing[r])
+            until -= max(forced if forced < rows.closing[r] else forced - int(rows.closing[r]), 0)
             if until == since:
                 return
         rows.told[r] = until

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from steep.evals.statistics import Estimate, mean_rate
 from steep.rollouts import mean_score, told, verified_groups
 from steep.tokens import Template
-from steep.types import Engine, Group, Problem, Request, Rollout, Sampling, Task
+from steep.types import Budget, Engine, Group, Problem, Request, Rollout, Sampling, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class EvalConfig:
     seed: int = 0
     tell_budget: bool = False
     """Tell the model its budget in the prompt: then every budget is sampled on its own."""
+    extensions: int = 0
+    """How often a thought that the model ends is made to go on, as far as the budget reaches (s1, arXiv 2501.19393)."""
 
 
 def evaluate(
@@ -73,6 +75,10 @@ def budgets_of(template: Template, config: EvalConfig) -> set[int]:
     return {0} if template.think_close_id is None else set(config.budgets)
 
 
+def budget_of(template: Template, thought: int, config: EvalConfig) -> Budget:
+    return template.budget(thought, config.answer, config.extensions)
+
+
 def _sample(
     engine: Engine, template: Template, problems: Sequence[Problem], thought: int, config: EvalConfig
 ) -> list[list[Rollout]]:
@@ -80,7 +86,7 @@ def _sample(
         engine.submit(
             Request(
                 prompt_ids=template.render(told(p.prompt, thought) if config.tell_budget else p.prompt),
-                budget=template.budget(thought, config.answer),
+                budget=budget_of(template, thought, config),
                 n=config.samples,
                 sampling=config.sampling,
                 seed=(config.seed << 32) + number,
@@ -95,7 +101,7 @@ def _cut(
     engine: Engine, template: Template, longest: list[list[Rollout]], thought: int, config: EvalConfig
 ) -> list[list[Rollout]]:
     """What the rollouts would have been under a smaller budget."""
-    budget = template.budget(thought, config.answer)
+    budget = budget_of(template, thought, config)
 
     def cut(rollout: Rollout) -> Rollout | None:
         """The rollout itself if it stopped thinking before the smaller budget did, else None: to be sampled."""
@@ -118,8 +124,14 @@ def _cut(
         for s, rollout in enumerate(rollouts)
         if cut(rollout) is None
     }
+
+    def answered(p: int, s: int, rollout: Rollout) -> Rollout:
+        """With what is known of the thought that it was given: which tokens of it were forced."""
+        (found,) = futures[p, s].result()
+        return replace(found, sampled=np.concatenate([rollout.sampled[:thought], found.sampled[thought:]]))
+
     return [
-        [cut(rollout) or futures[p, s].result()[0] for s, rollout in enumerate(rollouts)]
+        [cut(rollout) or answered(p, s, rollout) for s, rollout in enumerate(rollouts)]
         for p, rollouts in enumerate(longest)
     ]
 

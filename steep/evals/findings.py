@@ -9,7 +9,7 @@ from steep.evals.levels import Choice, Tried
 from steep.runs import read_json, write_json
 
 FILE = "o1.json"
-Method = Literal["one", "majority", "best", "weighted", "any"]
+Method = Literal["one", "extended", "chunked", "majority", "best", "weighted", "any"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,9 @@ class Spending:
     budget: int
     """Thinking tokens of each answer."""
     method: Method
-    """`one` answer; of several what the `majority` says, the `best` by the scorer, what is most said with each answer
-    `weighted` by the scorer, or whether `any` is right."""
+    """`one` answer, or one whose thought is `extended` past its own end or `chunked` past the context; of several what
+    the `majority` says, the `best` by the scorer, what is most said with each answer `weighted` by the scorer, or
+    whether `any` is right."""
     samples: int
     """Answers to each problem."""
     tokens: float
@@ -76,7 +77,7 @@ def best_ways(spendings: Sequence[Spending]) -> list[Way]:
     for tokens in (2**power for power in range(4, 64)):
         affordable = [s for s in possible if s.tokens <= tokens]
         if affordable:
-            alone = [s for s in affordable if s.method == "one"]
+            alone = [s for s in affordable if s.samples == 1]
             best = max(affordable, key=lambda s: (s.value, -s.tokens))
             ways.append(Way(tokens=tokens, best=best, alone=max(alone, key=lambda s: s.value, default=None)))
         if len(affordable) == len(possible):

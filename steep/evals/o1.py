@@ -5,6 +5,8 @@
     scorings   a learned scorer's chance of each answer, and how far that is to be believed (scorer.py)
     spendings  accuracy against tokens: one longer thought, or many answers (parallel.py)
 
+A thought can also be longer than the model would have it (mode `extended`) and than the context (mode `chunked`).
+
 All but the cells stands in `o1.json` beside them. What is on disk is not computed again.
 """
 
@@ -21,9 +23,9 @@ from steep.evals.evaluate import EvalConfig, accuracy, evaluate
 from steep.evals.findings import Findings, Method, Scoring, Spending, load_findings, save_findings
 from steep.evals.levels import Choice, at_level, choose
 from steep.evals.parallel import Answers, answers_in
-from steep.evals.scorer import Scorer, calibration_error, fit, last_states
+from steep.evals.scorer import Response, Scorer, calibration_error, features, fit, parted
 from steep.evals.statistics import Estimate, bootstrap
-from steep.evals.suite import Cell, SuiteConfig, load_cells, measure
+from steep.evals.suite import Cell, Mode, SuiteConfig, load_cells, measure
 from steep.runs import Claim, Progress, Stage, write_atomic, write_evidence
 from steep.tasks.mixture import distinct
 from steep.types import Engine, Group, Problem, Task
@@ -35,12 +37,14 @@ LEAST_PROBLEMS = 4
 """To train a scorer on; one of them says when to stop."""
 METHODS: Mapping[Method, parallel.Method] = {
     "one": parallel.any_right,
+    "extended": parallel.any_right,
+    "chunked": parallel.any_right,
     "any": parallel.any_right,
     "majority": parallel.majority,
     "best": parallel.best,
     "weighted": parallel.weighted,
 }
-ONE: tuple[Method, ...] = ("one",)
+FURTHER: tuple[Mode, ...] = ("extended", "chunked")
 SCORED: tuple[Method, ...] = ("best", "weighted")
 
 
@@ -57,6 +61,14 @@ class O1Config:
     """Of the train split, for the scorer to learn from."""
     scorer_samples: int = 16
     """Answers to each of these, at each budget."""
+    further: tuple[Mode, ...] = FURTHER
+    """Ways to think longer that are measured too, where the model has a thought section."""
+    further_samples: int = 4
+    """Answers to each problem in each of these, if there are no fewer otherwise."""
+    extensions: int = 1
+    """How often a thought that the model ends is made to go on."""
+    chunked: tuple[int, ...] = (2, 4)
+    """Budgets of thoughts in chunks, in largest budgets: a context that holds one of these holds no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +76,11 @@ class Subject:
     """A model that is measured."""
 
     loaded: LoadedModel
-    new_engine: Callable[[Sequence[Problem], EvalConfig], Engine]
-    """Makes one with room for these problems."""
+    new_engine: Callable[[Sequence[Problem], EvalConfig, bool], Engine]
+    """Makes one with room for these problems and budgets; if so asked, it cuts longer thoughts into chunks."""
 
     def answers(self, task: Task, problems: Sequence[Problem], config: EvalConfig) -> dict[int, list[Group]]:
-        engine = self.new_engine(problems, config)
+        engine = self.new_engine(problems, config, False)
         return evaluate(engine, self.loaded.template, {task.name: task}, problems, config)
 
 
@@ -87,15 +99,17 @@ def measure_o1(
     for task, choice in zip(tasks, findings.choices, strict=True):
         at = task if choice.level is None else at_level(task, choice.level)
         assert at is not None
-        engine = subject.new_engine(distinct(at, "test", config.suite.problems), config.suite.eval)
-        measure(stage, subject.loaded.name, engine, subject.loaded.template, {at.name: at}, config.suite)
-        cells = [cell for cell in load_cells(stage.path) if (cell.task, cell.level) == (at.name, None)]
+        carry_out(stage, subject, at, config.suite, config.suite.eval)
+        for each in further(subject, config):
+            carry_out(stage, subject, at, each, config.suite.eval)
+        measured = [cell for cell in load_cells(stage.path) if (cell.task, cell.level) == (at.name, None)]
+        cells = [cell for cell in measured if cell.mode not in FURTHER]
         try:
             score(stage, subject, at, cells, config)
         except ConfigError as error:  # a list without a train split, say
             told = f"{at.name}: no scorer could be trained, so none chooses among answers: {error.message}"
             findings = findings.plus(Findings(left_out=(told,)))
-        for cell in cells:
+        for cell in measured:
             found = answers_of(stage, cell)
             scorings, spendings = scorings_of(cell, found), spendings_of(cell, choice.level, found)
             findings = findings.plus(Findings(scorings=scorings, spendings=spendings))
@@ -103,6 +117,26 @@ def measure_o1(
         save_findings(stage.path, findings)
     write_evidence(stage.path / "claims.json", claims, time.monotonic() - began)
     return findings
+
+
+def further(subject: Subject, config: O1Config) -> list[SuiteConfig]:
+    """The ways to think longer, as far as the model and its budgets have them."""
+    asked = config.suite.eval
+    largest = max(asked.budgets)
+    if subject.loaded.template.think_close_id is None or largest < 2:  # a chunk has two tokens
+        return []
+    few = replace(asked, samples=min(config.further_samples, asked.samples))
+    ways: dict[Mode, EvalConfig] = {
+        "extended": replace(few, budgets=tuple(b for b in few.budgets if b), extensions=config.extensions),
+        "chunked": replace(few, budgets=tuple(times * largest for times in config.chunked)),
+    }
+    return [replace(config.suite, modes=(mode,), eval=ways[mode]) for mode in config.further]
+
+
+def carry_out(stage: Stage, subject: Subject, task: Task, suite: SuiteConfig, room: EvalConfig) -> None:
+    """Measure the cells of a task that are not there yet, in a context with `room` for these budgets."""
+    engine = subject.new_engine(distinct(task, "test", suite.problems), room, suite.modes == ("chunked",))
+    measure(stage, subject.loaded.name, engine, subject.loaded.template, {task.name: task}, suite)
 
 
 def choose_level(subject: Subject, task: Task, config: O1Config, beyond: bool) -> Choice:
@@ -130,14 +164,16 @@ def score(stage: Stage, subject: Subject, task: Task, cells: Sequence[Cell], con
             saved.parent.mkdir(exist_ok=True)
             write_atomic(saved, train_scorer(subject, task, config).to_bytes())
         scorer = Scorer.from_bytes(saved.read_bytes())
-        known: dict[tuple[int, ...], float] = {}  # a thought that no budget cut is in several files
+        known: dict[Response, float] = {}  # a thought that no budget cut is in several files
+        close = subject.loaded.template.think_close_id
         for done, file in enumerate(left, start=1):
             progress.update(done)
-            rows = [(*row["prompt_ids"], *row["ids"]) for row in stage.rollouts([file], ["prompt_ids", "ids"])]
-            new = [ids for ids in dict.fromkeys(rows) if ids not in known]
-            chances = scorer.chances(last_states(subject.loaded.model, new)).tolist()
+            saved_rows = stage.rollouts([file], ["prompt_ids", "ids"])
+            rows = [parted(row["prompt_ids"], row["ids"], close) for row in saved_rows]
+            new = [response for response in dict.fromkeys(rows) if response not in known]
+            chances = scorer.chances(features(subject.loaded.model, new)).tolist()
             known |= zip(new, chances, strict=True)
-            stage.add_column(file, "chance", [known[ids] for ids in rows])
+            stage.add_column(file, "chance", [known[response] for response in rows])
         progress.update(1 + len(left))
 
 
@@ -145,8 +181,9 @@ def train_scorer(subject: Subject, task: Task, config: O1Config) -> Scorer:
     """From answers at all budgets to problems of the train split."""
     problems = distinct(task, "train", config.scorer_problems)
     by_budget = subject.answers(task, problems, replace(config.suite.eval, samples=config.scorer_samples))
+    close = subject.loaded.template.think_close_id
     checked = [
-        ((*rollout.prompt_ids, *rollout.ids.tolist()), rollout.verdict.kind == "correct", number)
+        (parted(rollout.prompt_ids, rollout.ids.tolist(), close), rollout.verdict.kind == "correct", number)
         for groups in by_budget.values()
         for number, group in enumerate(groups)
         for rollout in group.rollouts
@@ -155,9 +192,9 @@ def train_scorer(subject: Subject, task: Task, config: O1Config) -> Scorer:
     right_N, problem_N = np.array([right for _, right, _ in checked]), np.array([number for *_, number in checked])
     if len(set(right_N)) < 2 or len(set(problem_N)) < LEAST_PROBLEMS:
         raise ConfigError(f"that takes right and wrong answers to {LEAST_PROBLEMS} problems of the train split or more")
-    places = {ids: place for place, ids in enumerate(dict.fromkeys(ids for ids, *_ in checked))}
-    states = last_states(subject.loaded.model, list(places))
-    return fit(states[[places[ids] for ids, *_ in checked]], right_N, problem_N)
+    places = {response: place for place, response in enumerate(dict.fromkeys(response for response, *_ in checked))}
+    found_ND = features(subject.loaded.model, list(places))
+    return fit(found_ND[[places[response] for response, *_ in checked]], right_N, problem_N)
 
 
 def answers_of(stage: Stage, cell: Cell) -> list[Answers]:
@@ -182,10 +219,11 @@ def spendings_of(cell: Cell, level: int | None, answers: Sequence[Answers]) -> t
     assert cell.file is not None
     tokens = float(np.mean([a.tokens_K.mean() for a in answers]))
     scored = all(a.chances_K is not None for a in answers)
+    alone: Method = cell.mode if cell.mode == "extended" or cell.mode == "chunked" else "one"
     several: tuple[Method, ...] = ("any", "majority", "best", "weighted") if scored else ("any", "majority")
     found = []
-    for k in parallel.sizes(answers):
-        for method in several if k > 1 else ONE:
+    for k in parallel.sizes(answers) if alone == "one" else (1,):
+        for method in several if k > 1 else (alone,):
             values = parallel.each(METHODS[method], answers, k)
             found.append(
                 Spending(

@@ -1,9 +1,10 @@
-"""A learned scorer: from the state in which a frozen model ends an answer to the chance that the answer is right.
+"""A learned scorer: from what a frozen model makes of its answer to the chance that the answer is right.
 
 The features are the model's last hidden state after the last token of a response (a "value head", as in Cobbe et al.
-2021, arXiv 2110.14168, but without training the model with it). One hidden layer is trained on the verdicts of some
-problems of the train split; others of that split stop the training and set the temperature (Guo et al. 2017, arXiv
-1706.04599).
+2021, arXiv 2110.14168, but without training the model with it) and the log-probability of the answer. The state tells
+whether the thought has found something, the log-probability whether the answer is that or a slip in writing it down.
+One hidden layer is trained on the verdicts of some problems of the train split; others of that split stop the training
+and set the temperature (Guo et al. 2017, arXiv 1706.04599).
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from steep.models import PackedAttention, packed_positions
 from steep.models.transformer import LanguageModel
 from steep.policies.batch import ROUND
 
-BATCH_TOKENS = 16384
+BATCH_TOKENS, HEAD_TOKENS = 16384, 256
+"""Tokens computed together by the layers, and by the head: its logits are as many as the vocabulary."""
 HIDDEN = 64
 STEPS, CHECK_EVERY = 400, 10
 CALIBRATION_SHARE = 0.25
@@ -29,7 +31,8 @@ CALIBRATION_SHARE = 0.25
 TEMPERATURES = np.geomspace(0.25, 8, 141)
 BINS = 10
 
-Ids = Sequence[int]
+Response = tuple[tuple[int, ...], tuple[int, ...]]
+"""Ids of prompt and thought, and of the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,10 +112,17 @@ def fit(states_ND: Tensor, right_N: NDArray[np.bool_], problem_N: NDArray[np.int
     return Scorer(mean_D=mean_D, std_D=std_D, head=head, temperature=float(TEMPERATURES[np.argmin(losses)]))
 
 
+def parted(prompt_ids: Sequence[int], ids: Sequence[int], think_close_id: int | None) -> Response:
+    """A response whose thought never ended is all answer."""
+    answer = ids.index(think_close_id) + 1 if think_close_id in ids else 0
+    return (*prompt_ids, *ids[:answer]), tuple(ids[answer:])
+
+
 @torch.inference_mode()
-def last_states(model: LanguageModel, sequences: Sequence[Ids]) -> Tensor:
-    """[N, D]: the model's state after the last token of each sequence."""
-    states_ND = torch.empty(len(sequences), model.config.hidden_size)
+def features(model: LanguageModel, responses: Sequence[Response]) -> Tensor:
+    """[N, D]: the model's state after the last token of each response, and the log-probability of its answer."""
+    sequences = [before + answer for before, answer in responses]
+    features_ND = torch.empty(len(sequences), model.config.hidden_size + 1)
     order = sorted(range(len(sequences)), key=lambda n: len(sequences[n]))
     start = 0
     while start < len(order):
@@ -126,10 +136,23 @@ def last_states(model: LanguageModel, sequences: Sequence[Ids]) -> Tensor:
         ids_N = torch.tensor([*(id for ids in batch for id in ids), *filler], device=model.device)
         positions_N = torch.cat([packed_positions(lengths), torch.tensor(filler)]).to(model.device)
         x_ND = model(ids_N, positions_N, PackedAttention([*lengths, *([len(filler)] if filler else [])], model.device))
-        ends = torch.tensor(lengths).cumsum(0).to(model.device) - 1
-        states_ND[torch.tensor(order[start:stop])] = x_ND[ends].float().cpu()
+        ends = torch.tensor(lengths).cumsum(0)
+        answers = [len(responses[n][1]) for n in order[start:stop]]
+        told = answer_logprobs(model, x_ND, ids_N, ends.tolist(), answers)
+        features_ND[torch.tensor(order[start:stop])] = torch.cat([x_ND[ends - 1].float().cpu(), told[:, None]], 1)
         start = stop
-    return states_ND
+    return features_ND
+
+
+def answer_logprobs(model: LanguageModel, x_ND: Tensor, ids_N: Tensor, ends: list[int], answers: list[int]) -> Tensor:
+    """Of sequences that stand one after the other, the log-probability of so many tokens before each one's end."""
+    at_A = torch.cat([torch.arange(end - length, end) for end, length in zip(ends, answers, strict=True)])
+    logprobs = [
+        model.logits(x_ND[part - 1]).log_softmax(-1).gather(1, ids_N[part][:, None])[:, 0].cpu()
+        for part in torch.split(at_A, HEAD_TOKENS)
+    ]
+    of_A = torch.arange(len(ends)).repeat_interleave(torch.tensor(answers))
+    return torch.zeros(len(ends)).index_add(0, of_A, torch.cat(logprobs))
 
 
 def calibration_error(chances_N: NDArray[np.float64], right_N: NDArray[np.bool_]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 from steep.errors import SteepError
 from steep.evals.demonstrator import DEMONSTRATOR, demonstrations
-from steep.evals.evaluate import EvalConfig, accuracy, budgets_of, sweep
+from steep.evals.evaluate import EvalConfig, accuracy, budget_of, budgets_of, sweep
 from steep.evals.voting import votes
 from steep.rollouts import RESTORED, restored, rows
 from steep.runs import Progress, Stage, read_json, write_json
@@ -19,7 +19,7 @@ from steep.tasks.mixture import distinct
 from steep.tokens import Template
 from steep.types import Budget, Demonstrator, Engine, Group, Problem, Rollout, Task
 
-Mode = Literal["greedy", "sampled", "told"]
+Mode = Literal["greedy", "sampled", "told", "extended", "chunked"]
 Answering = Callable[[Sequence[Problem], EvalConfig, Mapping[int, "Cell"]], Iterable[tuple[int, list[Group]]]]
 """Verified groups for each budget of a config that has no cell yet, in the order of the problems."""
 FILE = "cells.json"
@@ -32,7 +32,8 @@ class SuiteConfig:
     problems: int = 1000
     """Different test problems of each task, over its levels."""
     modes: tuple[Mode, ...] = ("sampled", "greedy")
-    """`sampled` at temperature 1, `greedy` at 0, `told` at 1 with the budget said in the prompt."""
+    """`sampled` at temperature 1, `greedy` at 0, `told` at 1 with the budget said in the prompt; of the o1 suite also
+    `extended` past the model's own end of the thought, and `chunked` past the context."""
     eval: EvalConfig = field(default_factory=EvalConfig)
 
 
@@ -82,7 +83,7 @@ def measure(
     ) -> Iterable[tuple[int, list[Group]]]:
         largest = max(budgets_of(template, asked))
         before = done[largest].file if largest in done else None
-        longest = None if before is None else _restored(stage, before, template, template.budget(largest, asked.answer))
+        longest = None if before is None else _restored(stage, before, template, budget_of(template, largest, asked))
         return sweep(engine, template, tasks, problems, asked, done, longest)
 
     return _measured(stage, model, engine.receipt.digest, template, tasks, config, answers)

@@ -17,6 +17,7 @@ def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]
             verdict = rollout.verdict
             assert verdict is not None
             ids = rollout.ids.tolist()
+            thought, answer = map(template.tokenizer.decode, template.split(ids))
             yield {
                 "group": number,
                 "problem": problem.id,
@@ -24,8 +25,8 @@ def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]
                 "level": problem.level,
                 "prompt": problem.prompt[-1].content,
                 "key": json.dumps(problem.key),
-                "thought": template.thought(ids),
-                "answer": template.answer(ids),
+                "thought": thought,
+                "answer": answer,
                 "verdict": verdict.kind,
                 "score": verdict.score,
                 "reason": verdict.reason,

@@ -134,7 +134,7 @@ class Stage:
         columns, fields = [], []
         for name in dict.fromkeys(name for row in rows for name in row):
             values = [row.get(name) for row in rows]
-            as_json = any(isinstance(value, Mapping) for value in values)
+            as_json = any(issubclass(kind, Mapping) for kind in set(map(type, values)))
             column = pa.array([json.dumps(value) for value in values] if as_json else values)
             columns.append(column)
             fields.append(pa.field(name, column.type, metadata=AS_JSON if as_json else None))

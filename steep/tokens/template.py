@@ -75,6 +75,9 @@ class TemplateConfig:
     """Control token between the documents of a pretraining corpus."""
     closing: str = ""
     """Plain text that ends a thought that ran out, before `think_close`; may be empty."""
+    extension: str = " no "
+    """Plain text that takes the place of `think_close` where a thought is made to go on. The demonstrations of steep's
+    own tasks take a step back in these words."""
     efforts: dict[str, int | None]
     """Thinking tokens of each effort; None leaves the context as the only limit."""
     answer: int
@@ -92,6 +95,8 @@ class TemplateConfig:
             )
         if self.pad == self.end[0] or self.think_close in self.end:
             raise ConfigError("pad or think_close is also the end token", "give each a control token of its own")
+        if not self.extension:
+            raise ConfigError("the template's extension is empty", "give a phrase with which a thought goes on")
         if not self.efforts.keys() <= set(EFFORTS):
             unknown = sorted(self.efforts.keys() - set(EFFORTS))
             raise ConfigError(f"unknown efforts: {', '.join(unknown)}", f"name them {', '.join(EFFORTS)}")
@@ -173,6 +178,7 @@ def chatml(think_open: str | None = "<think>", think_close: str | None = "</thin
         think_close=think_close,
         document="<|endoftext|>",
         closing="\n\nTime is up, so I answer from what I have.\n",
+        extension="\nWait",
         efforts={"none": 0, "minimal": 64, "low": 256, "medium": 1024, "high": 4096, "xhigh": 16384, "max": None},
         answer=1024,
     )
@@ -234,17 +240,24 @@ class Template:
             response = (Text(demonstration.thought), Control(config.think_close), *response)
         return self.render(messages), self._ids(response)
 
-    def budget(self, thought: int | None, answer: int | None = None) -> Budget:
+    def budget(self, thought: int | None, answer: int | None = None, extensions: int = 0) -> Budget:
         """A budget of `thought` tokens, then `answer` tokens (None: as the config says).
 
-        With 0 the closing has no phrase, since nothing was thought that could be cut short.
+        With 0 the closing has no phrase, since nothing was thought that could be cut short. A thought that the model
+        ends is made to go on `extensions` times.
         """
         answer = self.config.answer if answer is None else answer
         _check_lengths(answer, thought)
         if self.think_close_id is None:
             return Budget(thought=0, answer=answer, closing=())
         phrase = [] if thought == 0 else self.tokenizer.encode(self.config.closing)
-        return Budget(thought=thought, answer=answer, closing=(*phrase, self.think_close_id))
+        return Budget(
+            thought=thought,
+            answer=answer,
+            closing=(*phrase, self.think_close_id),
+            extension=tuple(self.tokenizer.encode(self.config.extension)) if extensions else (),
+            extensions=extensions,
+        )
 
     def effort(self, name: str) -> Budget:
         """The budget of a named effort."""
@@ -257,13 +270,13 @@ class Template:
 
         A thought that never ended is all thought, with an empty answer. Without a thought section all is answer.
         """
-        ids = tuple(int(id) for id in response_ids)
+        ids = tuple(map(int, response_ids))
         thought: tuple[int, ...] = ()
         answer = ids
         if self.think_close_id is not None:
             at = ids.index(self.think_close_id) if self.think_close_id in ids else len(ids)
             thought, answer = ids[:at], ids[at + 1 :]
-        return thought, tuple(id for id in answer if id not in self.tokenizer.control_ids)
+        return thought, tuple([id for id in answer if id not in self.tokenizer.control_ids])
 
     def thought(self, response_ids: Iterable[int]) -> str:
         return self.tokenizer.decode(self.split(response_ids)[0])

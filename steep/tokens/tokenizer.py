@@ -147,7 +147,10 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], control: bool = False) -> str:
         """Text of ids, control tokens by name or (default) hidden. Bytes that are not UTF-8 become U+FFFD."""
-        return b"".join(self.token_bytes(id, control) for id in ids).decode("utf-8", errors="replace")
+        if control:
+            return b"".join(self.token_bytes(id, control) for id in ids).decode("utf-8", errors="replace")
+        get = self._bytes.get  # as `token_bytes` has it, in a third of the time: an evaluation decodes millions of ids
+        return b"".join([get(id, b"") for id in ids]).decode("utf-8", errors="replace")
 
     def token_bytes(self, id: int, control: bool = False) -> bytes:
         """The bytes of one token: empty for a hidden control token, and for an id past the vocabulary, which a model

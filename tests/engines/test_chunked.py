@@ -158,6 +158,12 @@ def test_a_thought_in_a_later_chunk_can_be_cancelled():
     assert sampler.idle
 
 
+def test_a_thought_in_chunks_is_not_extended():
+    longer = replace(budget(LENGTH + 1), extension=(8,), extensions=1)
+    with pytest.raises(SteepError, match="goes on to its own end"):
+        chunked().submit(Request(prompt_ids=(3, 4, 5), budget=longer))
+
+
 def test_a_context_without_room_for_a_chunk_is_refused():
     with pytest.raises(SteepError, match="leave no room for a thought in a context of 14"):
         chunked(context=14).submit(request(thought=50))

@@ -61,6 +61,8 @@ def plain_loop(network: Transformer, asked: Request, sample: int = 0) -> tuple[l
     logprobs: list[float] = []
     forced: list[int] = []
     thinking, left, answer = True, asked.budget.thought, asked.budget.answer
+    extensions, extending = asked.budget.extensions, False
+    think_end = asked.budget.closing[-1]
     assert left is not None
     if left == 0:
         forced = list(asked.budget.closing)
@@ -68,18 +70,28 @@ def plain_loop(network: Transformer, asked: Request, sample: int = 0) -> tuple[l
         if forced:
             ids.append(forced.pop(0))
             logprobs.append(0.0)
-            thinking = bool(forced)
+            if not extending:
+                thinking = bool(forced)
+                continue
+            left -= 1
+            extending = bool(forced)
+            if left == 0:
+                forced, extending = list(asked.budget.closing), False
             continue
         u = uniforms(streams(np.array([asked.seed]), np.array([sample])), np.array([len(ids)]))
         distribution = logits(network, [*asked.prompt_ids, *ids])[-1].log_softmax(-1)
         cumulative = distribution.exp().cumsum(-1)
         token = int(torch.searchsorted(cumulative, float(u[0]) * cumulative[-1], right=True))
+        if thinking and token == think_end and extensions:
+            extensions -= 1
+            forced, extending = list(asked.budget.extension), True
+            continue
         ids.append(token)
         logprobs.append(float(distribution[token]))
         if token == END:
             return ids, logprobs
         if thinking:
-            if token == THINK_END:
+            if token == think_end:
                 thinking = False
                 continue
             left -= 1
@@ -205,6 +217,68 @@ def test_budgets_are_kept_exactly_and_forced_tokens_are_masked(thought: int):
             assert (rollout.logprobs[~rollout.sampled] == 0).all()
         else:
             assert rollout.sampled.all()
+
+
+OFTEN = 5  # the model would end its thoughts with this token
+
+
+def extended(thought: int, extensions: int, seed: int) -> Request:
+    limits = Budget(thought=thought, answer=8, closing=(7, 9, OFTEN), extension=(8, 6), extensions=extensions)
+    return Request(prompt_ids=(3, 4, 5), budget=limits, seed=seed)
+
+
+@pytest.mark.parametrize(("thought", "extensions"), [(7, 1), (8, 100), (40, 1), (40, 100)])
+def test_a_thought_goes_on_past_its_own_end_as_a_plain_loop_has_it(thought: int, extensions: int):
+    together = engine(rows=7)
+    futures = {seed: together.submit(extended(thought, extensions, seed)) for seed in range(40)}
+    forced = 0
+    for seed, future in futures.items():
+        (rollout,) = future.result()
+        ids, logprobs = plain_loop(model(), extended(thought, extensions, seed))
+        assert rollout.ids.tolist() == ids
+        np.testing.assert_allclose(rollout.logprobs, logprobs, atol=1e-5)
+        forced += not rollout.sampled[: rollout.thought_tokens].all()
+    assert forced > 3
+
+
+def test_extensions_are_masked_and_count_in_the_budget():
+    put_off = 0
+    sampler = engine()
+    for seed in range(40):
+        (before,) = sampler.submit(extended(100, 0, seed)).result()
+        (rollout,) = sampler.submit(extended(100, 2, seed)).result()
+        if not before.ended:
+            assert same(rollout, before)
+            continue
+        assert before.thought_len is not None
+        own = before.thought_len - 1
+        assert rollout.ids[: own + 2].tolist() == [*before.ids[:own].tolist(), 8, 6]
+        thought = slice(0, rollout.thought_tokens)
+        forced = rollout.ids[thought][~rollout.sampled[thought]].tolist()
+        assert forced in ([8, 6], [8, 6] * 2, [8, 6, 8])
+        assert (rollout.logprobs[~rollout.sampled] == 0).all()
+        if rollout.thought_len is not None:
+            assert rollout.thought_tokens == rollout.thought_len - (3 if rollout.interrupted else 1)
+        assert rollout.thought_tokens == 100 if rollout.interrupted else rollout.thought_tokens < 100
+        put_off += 1
+    assert put_off > 5
+
+
+def test_an_extension_is_told_as_a_whole_and_gives_way_to_answering_now():
+    every = (engine().submit(extended(40, 100, seed)).result()[0] for seed in range(40))
+    whole = next(r for r in every if r.sampled[:3].all() and not r.sampled[: r.thought_tokens].all())
+    at = int(np.flatnonzero(~whole.sampled)[0])
+    told: list[Progress] = []
+    sampler = engine()
+    pending = sampler.submit(extended(40, 100, whole.seed), told.append)
+    for _ in range(at):  # a request's first token comes with its start, in the same step as its second
+        sampler.step()
+        sampler.tell()
+    assert np.concatenate([progress.ids for progress in told]).tolist() == whole.ids[:at].tolist()
+    pending.answer_now()
+    (rollout,) = pending.result()
+    assert rollout.ids[: at + 4].tolist() == [*whole.ids[: at + 1].tolist(), 7, 9, OFTEN]
+    assert np.concatenate([progress.ids for progress in told]).tolist() == rollout.ids.tolist()
 
 
 def test_an_answer_follows_every_interruption():

@@ -1,5 +1,6 @@
 """One thought cut at each budget gives what sampling at each budget gives, and claims say what was measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,21 +42,25 @@ def template_and_engine() -> tuple[Template, NativeEngine]:
     return template, NativeEngine(model, NativeConfig(rows=24, context=200), template.end_ids)
 
 
-def test_cutting_one_thought_equals_sampling_at_each_budget(template_and_engine):
+@pytest.mark.parametrize("extensions", [0, 2])
+def test_cutting_one_thought_equals_sampling_at_each_budget(template_and_engine, extensions):
     template, engine = template_and_engine
     problems = distinct(TASK, "test", 12)
-    config = EvalConfig(budgets=(0, 1, 4, 16, 64), answer=6, samples=2)
+    config = EvalConfig(budgets=(0, 1, 4, 16, 64), answer=6, samples=2, extensions=extensions)
     cut = evaluate(engine, template, TASKS, problems, config)
     assert list(cut) == [0, 1, 4, 16, 64]
     for budget in config.budgets:
-        alone = evaluate(engine, template, TASKS, problems, EvalConfig(budgets=(budget,), answer=6, samples=2))
+        alone = evaluate(engine, template, TASKS, problems, replace(config, budgets=(budget,)))
         for ours, theirs in zip(cut[budget], alone[budget], strict=True):
             for a, b in zip(ours.rollouts, theirs.rollouts, strict=True):
                 assert a.ids.tolist() == b.ids.tolist()
+                assert a.sampled.tolist() == b.sampled.tolist()
                 assert a.thought_tokens == b.thought_tokens <= budget
                 assert a.interrupted == b.interrupted
     interrupted = [np.mean([r.interrupted for g in cut[b] for r in g.rollouts]) for b in (1, 64)]
     assert interrupted[0] > interrupted[1]
+    forced = [r for g in cut[64] for r in g.rollouts if not r.sampled[: r.thought_tokens].all()]
+    assert bool(forced) == bool(extensions)
 
 
 def test_a_suite_measures_once_and_its_curve_is_read_from_disk(template_and_engine, tmp_path: Path):

@@ -26,7 +26,7 @@ WHOLE = 8  # tokens
 CONFIG = O1Config(
     suite=SuiteConfig(problems=40, modes=("sampled",), eval=EvalConfig(budgets=(4, 16), samples=8)),
     probe=40,
-    scorer_problems=30,
+    scorer_problems=60,
     scorer_samples=4,
 )
 
@@ -101,18 +101,22 @@ def loaded(template, tmp_path_factory):
     return LoadedModel(model, template, tmp_path_factory.mktemp("model"), "riddler")
 
 
-def carry_out(stage, loaded, tasks=(Riddle(),), beyond=True):
+def carry_out(stage, loaded, tasks=(Riddle(),), beyond=True, config=CONFIG):
     """The findings, and the requests that they took."""
     stage.path.mkdir(exist_ok=True)
     asked = []
-    subject = Subject(loaded=loaded, new_engine=lambda problems, config: Skilled(loaded.template, asked))
-    return measure_o1(stage, subject, tasks, CONFIG, beyond, "steep eval"), asked
+    subject = Subject(loaded=loaded, new_engine=lambda problems, config, chunked: Skilled(loaded.template, asked))
+    return measure_o1(stage, subject, tasks, config, beyond, "steep eval"), asked
 
 
 @pytest.fixture(scope="module")
 def measured(loaded, tmp_path_factory):
     stage = Stage(tmp_path_factory.mktemp("o1") / "whole")
     return stage, *carry_out(stage, loaded)
+
+
+def sampled(stage):
+    return [cell for cell in load_cells(stage.path) if cell.mode == "sampled"]
 
 
 def spending(findings, method, samples, budget=16):
@@ -126,7 +130,7 @@ def test_the_level_that_tells_most_is_measured(measured):
     assert (choice.task, choice.level, [t.level for t in choice.tried]) == ("riddle", 3, [1, 2, 3])
     assert choice.words == "riddle, level 3; saturated (above 95%): level 1"
     assert {row["level"] for row in stage.rollouts()} == {3}
-    assert [cell.value for cell in load_cells(stage.path)] == pytest.approx([0.3, 0.6], abs=0.08)
+    assert [cell.value for cell in sampled(stage)] == pytest.approx([0.3, 0.6], abs=0.08)
 
 
 def test_many_answers_are_worth_what_can_be_worked_out(measured):
@@ -149,14 +153,35 @@ def test_every_figure_is_that_of_the_rollouts_in_its_file(measured):
         assert {row["budget"] for row in rows} == {found.budget}
         assert found.tokens == pytest.approx(found.samples * np.mean([len(row["ids"]) for row in rows]))
     ones = [s for s in findings.spendings if s.method == "one"]
-    assert [s.value for s in ones] == pytest.approx([cell.value for cell in load_cells(stage.path)])
+    assert [s.value for s in ones] == pytest.approx([cell.value for cell in sampled(stage)])
+
+
+def test_longer_thoughts_than_the_model_would_have_are_curves_of_their_own(measured):
+    stage, findings, asked = measured
+    cells = [cell for cell in load_cells(stage.path) if cell.mode != "sampled"]
+    assert [(c.mode, c.budget) for c in cells] == [("extended", 4), ("extended", 16), ("chunked", 32), ("chunked", 64)]
+    further = [s for s in findings.spendings if s.method in ("extended", "chunked")]
+    assert [(s.method, s.budget, s.file) for s in further] == [(c.mode, c.budget, c.file) for c in cells]
+    assert [s.value for s in further] == pytest.approx([cell.value for cell in cells])
+    assert {s.samples for s in further} == {1}
+    assert all(len(list(stage.rollouts([cell.file]))) == 40 * 4 for cell in cells)
+    assert {request.budget.extensions for request in asked} == {0, CONFIG.extensions}
+
+
+def test_ways_that_are_not_asked_for_or_not_there_are_left_out(loaded, tmp_path):
+    few = replace(CONFIG, further=("extended",))
+    carry_out(Stage(tmp_path / "o1"), loaded, config=few)
+    assert {cell.mode for cell in load_cells(tmp_path / "o1")} == {"sampled", "extended"}
+    at_once = replace(CONFIG, suite=replace(CONFIG.suite, eval=EvalConfig(budgets=(0,), samples=8)))
+    carry_out(Stage(tmp_path / "none"), loaded, config=at_once)
+    assert {cell.mode for cell in load_cells(tmp_path / "none")} == {"sampled"}
 
 
 def test_the_scorer_is_kept_and_calibrated(measured):
     stage, findings, _ = measured
     assert (stage.path / "scorers" / "riddle.safetensors").is_file()
     assert [(s.budget, s.answers) for s in findings.scorings] == [(4, 320), (16, 320)]
-    for scoring, cell in zip(findings.scorings, load_cells(stage.path), strict=True):
+    for scoring, cell in zip(findings.scorings, sampled(stage), strict=True):
         rows = list(stage.rollouts([cell.file]))
         chances, right = (np.array([row[name] for row in rows]) for name in ("chance", "score"))
         assert scoring.error == calibration_error(chances, right == 1) < 0.1
@@ -169,7 +194,7 @@ def test_claims_are_paired_at_the_budget_in_the_middle(measured):
         "o1.riddle.majority_over_one_8_at_4",
         *(f"o1.riddle.{name}_over_{other}_8_at_4" for name in ("best", "weighted") for other in ("one", "majority")),
     }
-    cell = load_cells(stage.path)[0]
+    cell = sampled(stage)[0]
     answers = answers_of(stage, cell)
     gain = parallel.each(parallel.best, answers, 8).mean() - parallel.each(parallel.majority, answers, 8).mean()
     assert claims["o1.riddle.best_over_majority_8_at_4"].value == pytest.approx(gain)
@@ -209,7 +234,7 @@ def test_without_problems_to_train_on_no_scorer_chooses(loaded, tmp_path):
     assert findings.left_out == (
         "riddle: no scorer could be trained, so none chooses among answers: riddle has no problems in split 'train'",
     )
-    assert {s.method for s in findings.spendings} == {"one", "any", "majority"}
+    assert {s.method for s in findings.spendings} == {"one", "extended", "chunked", "any", "majority"}
     assert findings.scorings == ()
 
 

@@ -3,7 +3,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from steep.evals.scaling import Measured, Sigmoid, fit, scaling
+from steep.evals.scaling import REACH_FORETELLING, Measured, Sigmoid, fit, scaling
 from steep.evals.statistics import proportion
 
 CURVES = [
@@ -61,6 +61,13 @@ def test_the_first_half_foretells_the_second():
         for m in measured(CURVES[1], None)
     ]
     assert scaling(late).forecast_error == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_forecast_does_not_take_noise_for_the_foot_of_a_rise():
+    compute, value = np.array([0.0, 16, 24, 32, 40]), np.array([0.5, 0.5, 0.5, 0.5, 0.56])
+    later = np.array([90.0])
+    assert fit(compute, value, np.full(5, 0.03)).at(later) > 0.8
+    assert fit(compute, value, np.full(5, 0.03), REACH_FORETELLING).at(later) < 0.65
 
 
 def test_the_burn_in_is_left_out_and_the_start_is_not():

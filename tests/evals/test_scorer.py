@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from steep.evals import scorer as scorer_module
-from steep.evals.scorer import Scorer, calibration_error, fit, last_states
+from steep.evals.scorer import Scorer, calibration_error, features, fit, parted
 from steep.models import PackedAttention, packed_positions
 from steep.models.transformer import ModelConfig, Transformer, initialise
 
@@ -49,8 +49,9 @@ def test_calibration_error_worked_by_hand():
     assert calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0.0
 
 
-def test_states_are_those_of_each_sequence_alone(monkeypatch):
+def test_features_are_those_of_each_response_alone(monkeypatch):
     monkeypatch.setattr(scorer_module, "BATCH_TOKENS", 24)
+    monkeypatch.setattr(scorer_module, "HEAD_TOKENS", 3)
     config = ModelConfig(
         vocab_size=50, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=16, intermediate_size=32,
         max_positions=64,
@@ -59,9 +60,21 @@ def test_states_are_those_of_each_sequence_alone(monkeypatch):
     initialise(model, torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
     sequences = [tuple(rng.integers(0, 50, length).tolist()) for length in (9, 3, 30, 1, 12, 9)]
-    together = last_states(model, sequences)
-    for row, ids in zip(together, sequences, strict=True):
+    answers = [4, 0, 5, 0, 11, 1]
+    together = features(
+        model, [(ids[: len(ids) - a], ids[len(ids) - a :]) for ids, a in zip(sequences, answers, strict=True)]
+    )
+    for row, ids, answer in zip(together, sequences, answers, strict=True):
         with torch.inference_mode():
-            alone = model(torch.tensor(ids), packed_positions([len(ids)]), PackedAttention([len(ids)]))[-1]
-        torch.testing.assert_close(row, alone, rtol=1e-4, atol=1e-5)
-    assert last_states(model, []).shape == (0, 32)
+            alone = model(torch.tensor(ids), packed_positions([len(ids)]), PackedAttention([len(ids)]))
+            logprobs = model.logits(alone).log_softmax(-1)
+        torch.testing.assert_close(row[:-1], alone[-1], rtol=1e-4, atol=1e-5)
+        told = sum(float(logprobs[at - 1, ids[at]]) for at in range(len(ids) - answer, len(ids)))
+        assert float(row[-1]) == pytest.approx(told, abs=1e-4)
+    assert features(model, []).shape == (0, 33)
+
+
+def test_a_response_is_parted_where_its_thought_ends():
+    assert parted((1, 7), (4, 7, 5, 2), 7) == ((1, 7, 4, 7), (5, 2))
+    assert parted((1, 7), (4, 5), 7) == ((1, 7), (4, 5))
+    assert parted((1,), (4, 5), None) == ((1,), (4, 5))

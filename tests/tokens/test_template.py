@@ -164,6 +164,8 @@ def test_budgets():
     assert CHATML.budget(0, 8) == Budget(thought=0, answer=8, closing=(close,))
     assert COMPACT.budget(16) == Budget(thought=16, answer=64, closing=(COMPACT.think_close_id,))
     assert SILENT.budget(256) == Budget(thought=0, answer=1024, closing=())
+    wait = tuple(CHATML.tokenizer.encode("\nWait"))
+    assert CHATML.budget(8, 8, 2) == Budget(thought=8, answer=8, closing=(*phrase, close), extension=wait, extensions=2)
 
 
 @pytest.mark.parametrize(("thought", "answer"), [(-1, 8), (8, 0)])

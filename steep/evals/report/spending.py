@@ -13,6 +13,11 @@ from steep.runs import printable
 
 MIDDLE = 0.4
 """Of one answer: where there is most room for several to be better."""
+ALONE: dict[Method, str] = {
+    "one": "one answer",
+    "extended": "one answer, thought past its own end",
+    "chunked": "one answer, thought in chunks",
+}
 
 
 def spending(sources: Sequence[Source], gallery: Gallery) -> str:
@@ -53,7 +58,11 @@ def _curves(spent: Sequence[Spending]) -> list[Curve]:
     ones = [s for s in spent if s.method == "one"]
     middle = min(ones, key=lambda s: (s.budget == 0, abs(s.value - MIDDLE)))
     budgets = dict.fromkeys([middle.budget, max(s.budget for s in ones)])
-    curves = [Curve(name="one answer, thinking longer", points=_points(ones))]
+    curves = [
+        Curve(name=name, points=_points([s for s in spent if s.method == method]), dash=dash)
+        for dash, (method, name) in enumerate(ALONE.items())
+        if any(s.method == method for s in spent)
+    ]
     methods: dict[Method, str] = {
         "majority": "majority of several",
         "best": "the scorer’s choice of several",
@@ -77,7 +86,7 @@ def _points(spent: Sequence[Spending]) -> tuple[Point, ...]:
 def _words(s: Spending) -> str:
     thought = f"up to {s.budget} tokens of thought" if s.budget else "no thought"
     several = {
-        "one": "one answer",
+        **ALONE,
         "majority": f"the majority of {s.samples}",
         "best": f"the scorer’s choice of {s.samples}",
         "weighted": f"the majority of {s.samples}, weighted by the scorer",

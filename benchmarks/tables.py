@@ -1,6 +1,6 @@
 """Tables from the results: each script prints its own, and this file makes docs/performance.md from all of them.
 
-python -m benchmarks.report
+python -m benchmarks.tables
 """
 
 import statistics
@@ -25,7 +25,7 @@ TITLES = {
 }
 OPENING = """# Performance
 
-Made by `python -m benchmarks.report` from `docs/results/performance`, which `make bench` fills. Every figure is a
+Made by `python -m benchmarks.tables` from `docs/results/performance`, which `make bench` fills. Every figure is a
 median of rounds in which the sides take turns while the others are halted, with its lowest and highest in brackets. A
 ratio is a rival's time over steep's in the same round. The limit is what memory bandwidth and the peak of bf16 matrix
 products, measured in the same run, allow at most (formulas: `benchmarks/limits.py`).
