@@ -23,23 +23,26 @@ class Gallery:
     directory: Path
     pictures: bool
     """Whether PNG files are written."""
+    prefix: str = ""
+    """What their names begin with."""
     paths: list[Path] = field(default_factory=list)
 
     def show(self, name: str, figure: Figure, told: str) -> str:
         """`told` says what the figure shows to who cannot see it."""
         stem = re.sub(r"[^\w.-]+", "-", name)
-        stem += f"-{len(self.paths)}" if self.directory / f"{stem}.png" in self.paths else ""
-        self.paths.append(self.directory / f"{stem}.png")
+        stem += f"-{len(self.paths)}" if self.directory / f"{self.prefix}{stem}.png" in self.paths else ""
+        self.paths.append(self.directory / f"{self.prefix}{stem}.png")
         if self.pictures:
             write_atomic(self.paths[-1], plots.png(figure))
         drawn = plots.svg(figure, f"p{len(self.paths)}")
-        return f'<figure role="img" aria-label="{text(told)}">{drawn}</figure>'
+        return f'<figure role="img" aria-label="{text(told)}" data-picture="{stem}.png">{drawn}</figure>'
 
 
 class Looks:
     """Name, colour and dashes of the curves, the same in all plots.
 
-    A colour is a model; where there are several runs it is a run, and the models but the last are dashed.
+    A colour is a model, and the last stage that an evaluation's model went through is that model; where there are
+    several runs it is a run, and the models but the last are dashed.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -52,8 +55,8 @@ class Looks:
 
     def curve(self, source: Source, model: str, points: Iterable[Point], name: str = "", dash: int = 0) -> Curve:
         """The points of a model or stage; `name` stands for the model's, `dash` tells curves of one model apart."""
-        place = self._models[source.name].index(model)
-        colour = place
+        trained_last = source.run is None and source.cells and [model] == list(source.stages)[-1:]
+        colour = place = self._models[source.name].index(source.cells[-1].model if trained_last else model)
         if self._several:
             colour = self._sources.index(source.name)
             evaluated = len({cell.model for cell in source.cells})
