@@ -7,10 +7,10 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from steep.cli.task import GENERATED
+from steep.evals.mending import REPLAYERS
 from steep.rollouts import rows
 from steep.runs import Run
 from steep.server.pages import pages
-from steep.server.rollouts import REPLAYERS
 from steep.types import Replayer
 from tests.evals.conftest import groups
 
