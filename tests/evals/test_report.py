@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from steep.errors import SteepError
 from steep.evals.card import card, measured
-from steep.evals.findings import Findings, Scoring, Spending, save_findings
+from steep.evals.findings import Findings, Scoring, Spending, load_findings, save_findings
 from steep.evals.levels import Choice, Tried
 from steep.evals.reading import Span, mark_slips, readings, spans, survey
 from steep.evals.report import report, report_markdown, summary
@@ -370,6 +370,21 @@ def test_the_two_plots_come_first_and_then_the_best_way_to_spend_tokens(suite, t
     assert {path.stem for path in files.plots} >= {"tokens-countdown", "compute-countdown"}
     kept = read_json(files.json)["o1"]["nano-rl-o1"]
     assert [s["value"] for s in kept["spendings"]] == [0.31, 0.42, 0.57, 0.64]
+
+
+def test_curves_of_different_levels_are_told_apart(suite, tmp_path):
+    other = tmp_path / "easier"
+    shutil.copytree(suite, other)
+    findings = load_findings(other)
+    save_findings(other, replace(findings, choices=(replace(findings.choices[0], level=1),)))
+    text = Outline(report([suite, other], tmp_path / "out", alone=True).index.read_text()).text
+    assert "nano-rl-o1 rl, level 3: " in text
+    assert "easier rl, level 1: " in text
+    assert "Curves of different levels are of different problems" in text
+    assert "countdown: while thinking" in text
+    alone = Outline(report([suite], tmp_path / "out", alone=True).index.read_text()).text
+    assert "countdown, level 3: while thinking" in alone
+    assert "Curves of different levels" not in alone
 
 
 def test_a_report_beside_its_run_tells_the_training_once(suite, whole_run):

@@ -8,7 +8,7 @@ import numpy as np
 from steep.evals import plots
 from steep.evals.plots import SMALL, WIDE, Curve, Point
 from steep.evals.reading import Survey
-from steep.evals.report.gallery import Gallery, Looks, budget_curves, by_model, whole
+from steep.evals.report.gallery import Gallery, Looks, budget_curves, by_model, levels_of, whole
 from steep.evals.report.html import heading, percent, table, text
 from steep.evals.report.words import spent
 from steep.evals.scaling import LEAST
@@ -16,6 +16,10 @@ from steep.evals.source import COURSES, CourseFit, Source, Watched, modes, tasks
 from steep.evals.suite import Cell, Mode
 from steep.runs import Stage, printable
 
+OTHER_PROBLEMS = (
+    "Curves of different levels are of different problems, and say nothing about which model is better. One level for "
+    "all is chosen by <code>steep eval MODEL --suite o1 --task NAME --levels N</code>."
+)
 TOO_SELDOM = f"A sigmoid that tells where reinforcement learning is going is fitted from {LEAST} evaluations on."
 
 
@@ -36,6 +40,8 @@ def thinking(sources: Sequence[Source], surveys: Sequence[Survey], looks: Looks,
     ]
     parts += [_task_plots(sources, task, measured, looks, gallery, SMALL, "panels twos") for task in tasks[1:]]
     parts.append(_saturations(sources, surveys))
+    if any(len(levels_of(sources, task)) > 1 for task in tasks):
+        parts.append(f'<p class="note">{OTHER_PROBLEMS}</p>')
     parts += [_cells_table(sources, tasks, measured)] if measured else []
     parts.append(_fits_table(sources))
     parts.append(
@@ -72,9 +78,9 @@ def _task_plots(
 
 
 def _level(sources: Sequence[Source], task: str) -> str:
-    """The level that the o1 suite has measured the task at, where all that tell one agree."""
-    levels = {c.level for source in sources for c in source.findings.choices if c.task == task and c.level is not None}
-    return f", level {levels.pop()}" if len(levels) == 1 and all(source.run is None for source in sources) else ""
+    """The level that the o1 suite has measured the task at, where all agree."""
+    level, *others = levels_of(sources, task)
+    return "" if others or level is None else f", level {level}"
 
 
 def _saturations(sources: Sequence[Source], surveys: Sequence[Survey]) -> str:

@@ -79,9 +79,22 @@ def by_model(cells: Sequence[Cell], task: str) -> dict[str, dict[int, Cell]]:
     return {model: found[model] for model in order if model in found}
 
 
+def level_of(source: Source, task: str) -> int | None:
+    """The one at which the o1 suite measured the task; None: all of its levels, or no suite."""
+    return next((choice.level for choice in source.findings.choices if choice.task == task), None)
+
+
+def levels_of(sources: Sequence[Source], task: str) -> set[int | None]:
+    """Those of all sources that measured the task: several are not the same problems."""
+    return {level_of(source, task) for source in sources if any(cell.task == task for cell in source.cells)}
+
+
 def budget_curves(sources: Sequence[Source], task: str, mode: Mode, looks: Looks) -> list[Curve]:
-    return [
-        looks.curve(source, model, [Point(x=b, value=c.value, low=c.low, high=c.high) for b, c in by_budget.items()])
-        for source in sources
-        for model, by_budget in by_model(whole(source, mode), task).items()
-    ]
+    several = len(levels_of(sources, task)) > 1
+    curves = []
+    for source in sources:
+        level = level_of(source, task) if several else None
+        for model, by_budget in by_model(whole(source, mode), task).items():
+            points = [Point(x=b, value=c.value, low=c.low, high=c.high) for b, c in by_budget.items()]
+            curves.append(looks.curve(source, model, points, "" if level is None else f"{model}, level {level}"))
+    return curves
