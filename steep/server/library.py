@@ -147,10 +147,9 @@ class Library:
         for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
             with contextlib.suppress(SteepError):  # a damaged one is left out
                 settings = read_json(self._inside(file))
-                if of is None or Path(settings["model"]).resolve().is_relative_to(of.resolve()):
-                    name, directory = f"{EVALUATIONS}/{file.parent.name}", file.parent
-                    reported = self._reported(directory)
-                    found.append(EvaluationLine(name=name, command=printable(settings["command"]), report=reported))
+                if of is None or Path(settings.get("model", "")).resolve().is_relative_to(of.resolve()):
+                    name, command = f"{EVALUATIONS}/{file.parent.name}", printable(settings.get("command", ""))
+                    found.append(EvaluationLine(name=name, command=command, report=self._reported(file.parent)))
         return found
 
     def report(self, name: str) -> Path:

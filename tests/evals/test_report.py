@@ -424,10 +424,12 @@ def test_few_evaluations_tell_nothing_of_where_it_is_going(page):
 # What stands beside runs and evaluations
 
 
-def test_saturation_is_said_in_words(page, whole_run):
+def test_saturation_is_said_in_words(page, written, whole_run):
     found = survey(open_source(whole_run)).saturations["rl", "countdown", "sampled"]
     assert f"<b>countdown, rl, sampled</b>: {found.words}." in page
     assert found.problems >= 45  # of 48, less those whose checks failed
+    kept = {(s["model"], s["task"], s["mode"]): s for s in read_json(written.json)["saturations"]}
+    assert kept["rl", "countdown", "sampled"]["gain"]["value"] == pytest.approx(found.gain.value)
 
 
 def test_contents_link_to_every_chapter(page):

@@ -9,7 +9,7 @@
 A run that has not got far, or died, is reported as far as it goes, and the page says what is missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,7 @@ from string import Template as Page
 from typing import Any
 
 from steep.errors import SteepError
-from steep.evals.reading import Survey, survey
+from steep.evals.reading import Key, Survey, survey
 from steep.evals.report import closer
 from steep.evals.report.curves import by_level, courses, thinking
 from steep.evals.report.gallery import Gallery, Looks, budget_curves
@@ -141,7 +141,7 @@ def _document(read: _Read) -> dict[str, Any]:
     """The content of report.json."""
     sources, surveys = read.sources, read.surveys
     seconds = sum(source.seconds(stage) for source in sources for stage in source.stages.values())
-    cells, fits, ranks = [], [], []
+    cells, fits, ranks, saturations, mended = [], [], [], [], []
     for source, surveyed in zip(sources, surveys, strict=True):
         cells += [{"run": source.name, **asdict(cell)} for cell in source.cells]
         for mode in modes(source.cells):
@@ -153,6 +153,8 @@ def _document(read: _Read) -> dict[str, Any]:
             {"run": source.name, "model": model, "task": task, "mode": mode, "spearman": rank}
             for (model, task, mode), rank in surveyed.longer_where_hard.items()
         ]
+        saturations += _by_key(source, surveyed.saturations)
+        mended += _by_key(source, surveyed.mended)
     course = [{"run": source.name, **asdict(w)} for source in sources for w in watched(source)]
     scalings = [
         {"run": source.name, "task": task, "budget": budget, **asdict(fit)}
@@ -163,5 +165,12 @@ def _document(read: _Read) -> dict[str, Any]:
     missing = {source.name: source.missing for source in sources}
     return evidence(read.claims, seconds) | {
         "missing": missing, "cells": cells, "fits": fits, "thought_by_level": ranks, "training": course,
-        "scaling": scalings, "o1": o1,
+        "scaling": scalings, "o1": o1, "saturations": saturations, "mended": mended,
     }  # fmt: skip
+
+
+def _by_key(source: Source, found: Mapping[Key, Any]) -> list[dict[str, Any]]:
+    return [
+        {"run": source.name, "model": model, "task": task, "mode": mode, **asdict(figure)}
+        for (model, task, mode), figure in found.items()
+    ]
