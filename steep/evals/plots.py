@@ -7,6 +7,7 @@ CSS variables: so the same figure follows the reader's light or dark page.
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,8 @@ WIDE: Size = (4.5, 3.6)
 SMALL: Size = (3.7, 2.8)
 """Inches; small enough that the text is legible when a telephone shows a figure at its full width."""
 LEGEND_ROW = 0.2  # inches; two rows are within the sizes above
+LEGEND_LINE = 0.6  # inches of a row before its words
+LEGEND_LETTERS = 15.5  # an inch
 BREAK = 1.3  # how far left of the smallest budget, in doublings, a budget of 0 stands
 SMOOTHED_FROM = 40  # points; a shorter curve is drawn as it is
 PNG_DPI = 160
@@ -295,7 +298,10 @@ def _break_axis(axes: Axes, left: float, right: float) -> None:
 def _legend(figure: Figure, axes: Axes) -> None:
     """Below the plot, where it hides nothing; the figure grows with it, so that the plot keeps its size."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(len(labels) - 2, 0))
+    letters = int(LEGEND_LETTERS * (figure.get_figwidth() - LEGEND_LINE))
+    labels = [textwrap.fill(label, letters) for label in labels]
+    rows = sum(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(rows - 2, 0))
     legend = figure.legend(
         handles,
         labels,

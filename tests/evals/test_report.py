@@ -530,7 +530,9 @@ def test_markdown_has_the_chapters_with_the_pictures_beside_it(suite, thoughts, 
         "Which levels still tell something",
     ]
     pictures = [value for name, value in outline.attributes if name == "src"]
-    assert "nano-compute-countdown.png" in pictures
+    pairs = [re.findall(r'src="(.*?)"', line) for line in text.split("\n") if line.startswith("<img")]
+    assert pairs[0] == ["nano-compute-countdown.png", "nano-budget-countdown-sampled.png"]
+    assert "nano-tokens-countdown.png" in pairs[2]
     beside = {path.name for path in (tmp_path / "docs").iterdir()} - {"nano.md"}
     assert set(pictures) == beside == {path.name for path in files.plots}
     assert "countdown, level 1 saturated 97.0% (90.0–99.0)" in outline.text

@@ -34,6 +34,8 @@ class _Reader(HTMLParser):
         self._articles = 0
         self._skipped = 0
         """Depth within what is left out."""
+        self._row = False
+        """Behind a picture of the same group."""
         self._raw = False
         """Within code or preformatted text."""
 
@@ -47,6 +49,7 @@ class _Reader(HTMLParser):
             self._skipped = 1
         elif tag in BLOCKS:
             self._end_block()
+            self._row = self._row and tag == "div" and "class" not in given
         elif tag in ("code", "pre"):
             if tag == "pre":
                 self._end_block()
@@ -95,12 +98,13 @@ class _Reader(HTMLParser):
             self._line.append(data if self._raw else plain(data))
 
     def _picture(self, told: str, file: str) -> None:
-        """Two fit beside each other."""
+        """Those of one group stand in rows of two."""
         shown = f'<img src="{file}" alt="{escape(told)}" width="48%">'
-        if self.blocks and self.blocks[-1].startswith("<img "):
+        if self._row:
             self.blocks[-1] += f" {shown}"
         else:
             self.blocks.append(shown)
+        self._row = True
 
     def _taken(self) -> str:
         """The line so far, whose spaces and line breaks are one space each."""
