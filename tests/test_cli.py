@@ -409,6 +409,14 @@ def test_report_writes_a_page(tiny, tmp_path, capsys):
     assert Path(last_json(capsys)["index"]).read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+def test_report_as_markdown_stands_where_it_is_told_to(tiny, tmp_path, capsys):
+    file = tmp_path / "docs" / "tiny.md"
+    assert main(["report", str(tiny), "--markdown", str(file), "--json"]) == 0
+    assert last_json(capsys)["index"] == str(file)
+    assert file.read_text().startswith("# tiny\n")
+    assert "--out and --html are of the page" in failed(capsys, "report", str(tiny), "--markdown", str(file), "--html")
+
+
 def test_report_of_nothing_is_told(elsewhere, capsys):
     assert "nowhere" in failed(capsys, "report", "nowhere")
 

@@ -410,10 +410,21 @@ def _report(commands: _Commands) -> None:
         "steep report runs/nano",
         "steep report runs/nano runs/fast --out compared --open",
         "steep report runs/evals/nano-rl-o1 --html",
+        "steep report runs/evals/nano-rl-o1 runs/thoughts/nano-rl-countdown-1 runs/probes.jsonl",
+        "steep report runs/nano --markdown docs/results/nano.md",
     )
-    parser.add_argument("paths", metavar="RUN", nargs="+", type=Path, help="runs or evaluations")
+    parser.add_argument(
+        "paths",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="runs or evaluations; beside them what `steep thoughts` wrote, and histories of `steep probes run`",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to (report/ in the first run)")
     parser.add_argument("--html", action="store_true", help="write the page alone: no pictures and JSON beside it")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write Markdown instead, and its pictures beside it (nano-*.png)"
+    )
     parser.add_argument("--open", action="store_true", help="show it in a browser")
 
 

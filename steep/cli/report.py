@@ -5,14 +5,20 @@ import webbrowser
 
 from steep.cli.outcome import Outcome, Output
 from steep.errors import SteepError
-from steep.evals.report import report, summary
+from steep.evals.report import report, report_markdown, sorted_out, summary
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    files = report(args.paths, args.out or args.paths[0] / "report", alone=args.html)
+    runs = sorted_out(args.paths).runs
+    if args.markdown is None:
+        files = report(args.paths, args.out or runs[0] / "report", alone=args.html)
+    elif args.out or args.html:
+        raise SteepError("--out and --html are of the page, which --markdown writes none of", "leave one of them away")
+    else:
+        files = report_markdown(args.paths, args.markdown)
     output = Output()
     try:
-        output.print(summary(args.paths))
+        output.print(summary(runs))
     except SteepError as error:  # nothing is evaluated yet: the page has the rest
         output.say(str(error))
     output.say(f"written to {files.index}")

@@ -5,13 +5,13 @@ from datetime import datetime
 from pathlib import Path
 
 from steep.cli.engine import labels, thought_tokens
-from steep.cli.eval import engine_for
+from steep.cli.eval import engine_for, typed
 from steep.cli.outcome import Outcome, Output
 from steep.cli.task import find_task
 from steep.engines import load_model
 from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig
-from steep.evals.thoughts import Figure, Subject, as_markdown, asked, figures, share
+from steep.evals.thoughts import FILE, Figure, Subject, as_markdown, asked, figures, share
 from steep.runs import Progress, machine, versions, write_atomic, write_json
 from steep.tasks.mixture import distinct
 
@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> Outcome:
     )
     outcome = Outcome(value={"out": out, "task": task.name, "problems": len(problems), "models": measured})
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "thoughts.json", {**outcome.json(), "versions": versions(), "machine": machine()})
+    made = {"command": typed(args), "versions": versions(), "machine": machine()}
+    write_json(out / FILE, {**outcome.json(), **made})
     write_atomic(out / "thoughts.md", as_markdown(measured).encode())
     tell(measured, out)
     return outcome

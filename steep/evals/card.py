@@ -114,7 +114,7 @@ def card(found: Measured, name: str, seconds: float | None = None) -> Card:
     levelled = {cell.task for cell in cells if cell.level is not None}
     kinds = [c for c in cells if c.budget == largest[c.task] and (c.level is not None or c.task not in levelled)]
     mean = float(np.mean([cell.value for cell in kinds]))
-    rows = [r for r in found.rows() if r["mode"] == main[r["task"]] and r["budget"] == largest[r["task"]]]
+    rows = [r for r in found.rows() if r["mode"] == main.get(r["task"]) and r["budget"] == largest[r["task"]]]
     return Card(
         model=name,
         cells=tuple(sorted((c for c in cells if c.level is None), key=lambda c: (c.task, c.budget))),

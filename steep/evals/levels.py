@@ -31,6 +31,13 @@ class Tried:
     def telling(self) -> bool:
         return HARD <= self.value <= EASY
 
+    @property
+    def mark(self) -> str:
+        """What makes the level tell little; nothing if it tells much."""
+        return (
+            "saturated" if self.saturated else "easy" if self.value > EASY else "too hard" if self.value < HARD else ""
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -51,6 +58,17 @@ class Choice:
         (chosen,) = (t for t in self.tried if t.level == self.level)
         far = "" if chosen.telling else f", at {chosen.value:.0%}, for none is between {HARD:.0%} and {EASY:.0%}"
         return f"{self.task}, level {self.level}{far}{also}"
+
+    @property
+    def story(self) -> str:
+        """How the level was found, going up."""
+        *below, last = self.tried
+        easy = ", ".join(f"{t.level} ({t.value:.0%}{', saturated' if t.saturated else ''})" for t in below)
+        up = f"from level {easy} up to level {last.level}, " if below else f"level {last.level}, "
+        if last.telling:
+            return f"{up}which at {last.value:.0%} is the first that is not easy"
+        end = "which is too hard at once" if last.value < HARD else "the hardest that was tried, which is easy still"
+        return f"{up}{end} ({last.value:.0%}); level {self.level} is nearest to half of the answers right"
 
 
 def choose(task: Task, accuracy: Callable[[Task], Estimate], beyond: bool = True) -> Choice:

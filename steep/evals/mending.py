@@ -1,13 +1,18 @@
 """Whether thoughts notice their own mistakes: wrong steps, and those that are put right later in the same thought."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steep.evals.statistics import Estimate, proportion
+from steep.tasks.arithmetic import Arithmetic
+from steep.tasks.countdown import Countdown
 from steep.types import Replayer
+
+REPLAYERS: Mapping[str, Replayer] = {task.name: task for task in (Countdown(), Arithmetic())}
+"""The tasks whose saved thoughts can be worked out again, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

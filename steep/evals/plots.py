@@ -7,8 +7,10 @@ CSS variables: so the same figure follows the reader's light or dark page.
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -31,6 +33,8 @@ WIDE: Size = (4.5, 3.6)
 SMALL: Size = (3.7, 2.8)
 """Inches; small enough that the text is legible when a telephone shows a figure at its full width."""
 LEGEND_ROW = 0.2  # inches; two rows are within the sizes above
+LEGEND_LINE = 0.6  # inches of a row before its words
+LEGEND_LETTERS = 15.5  # an inch
 BREAK = 1.3  # how far left of the smallest budget, in doublings, a budget of 0 stands
 SMOOTHED_FROM = 40  # points; a shorter curve is drawn as it is
 PNG_DPI = 160
@@ -101,7 +105,7 @@ def accuracy_by_budget(curves: Sequence[Curve], title: str, size: Size = WIDE) -
         rest = Curve(name="", points=curve.points[len(zero) :], colour=curve.colour, dash=curve.dash)
         fit, label = curve.fit, curve.name
         if fit is not None:
-            label += f": {100 * fit.slope:+.1f} points a doubling, R² = {fit.r2:.3f}"
+            label += f": {fit.words}"
             ends = np.array([place[rest.points[0].x], place[rest.points[-1].x]])
             line = fit.intercept + fit.slope * ends
             axes.plot(ends, line, color=_colour(curve), linestyle=DOTTED, linewidth=1.2, zorder=2)
@@ -109,7 +113,7 @@ def accuracy_by_budget(curves: Sequence[Curve], title: str, size: Size = WIDE) -
         _draw(axes, rest, xs[len(zero) :], label=label)
     axes.set_xticks([place[b] for b in budgets], [f"{b:g}" for b in budgets])
     if len(budgets) > 1 and budgets[0] == 0:
-        _break_axis(axes, place[budgets[1]] - BREAK / 2)
+        _break_axis(axes, place[0], place[budgets[1]])
     _percent(axes, curves)
     _legend(figure, axes)
     return figure
@@ -194,7 +198,8 @@ def png(figure: Figure) -> bytes:
 def flops_ticks(low: float, high: float) -> list[float]:
     """A few round numbers from `low` to `high` on a logarithmic axis: powers of ten, and others where those are few."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), tuple(map(float, range(1, 10)))):
+    tenths = tuple(n / 10 for n in range(10, 100))
+    for digits in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), tenths[::10], tenths[::5], tenths[::2], tenths):
         ticks = [d * 10.0**k for k in decades for d in digits if low <= d * 10.0**k <= high]
         if len(ticks) >= 3:
             return ticks[:: math.ceil(len(ticks) / 6)]
@@ -259,12 +264,13 @@ def _draw(axes: Axes, curve: Curve, xs: Sequence[float], label: str = "") -> Non
     colour, marker = _colour(curve), MARKERS[curve.colour % len(MARKERS)]
     line = DASHES[curve.dash % len(DASHES)]
     ys = [p.value for p in curve.points]
-    axes.plot(xs, ys, color=colour, linewidth=1.5, linestyle=line, marker=marker, markersize=5, label=label, zorder=3)
+    look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "clip_on": False}  # whole at 0% too
+    axes.plot(xs, ys, linewidth=1.5, linestyle=line, label=label, zorder=3, **look)
     for x, p in zip(xs, curve.points, strict=True):
         if p.low is not None and p.high is not None:
             axes.plot([x, x], [p.low, p.high], color=colour, linewidth=1.0, alpha=0.7, zorder=2)
         if p.hollow:
-            axes.plot([x], [p.value], color=colour, marker=marker, markersize=5, markerfacecolor=PAPER, zorder=4)
+            axes.plot([x], [p.value], markerfacecolor=PAPER, zorder=4, **look)
 
 
 def _colour(curve: Curve) -> str:
@@ -279,19 +285,23 @@ def _percent(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
-def _break_axis(axes: Axes, at: float) -> None:
-    """Two slanted strokes across the axis, and nothing between them."""
-    across = axes.get_xaxis_transform()
-    axes.plot([at - 0.08, at + 0.08], [0, 0], color=PAPER, linewidth=3, transform=across, clip_on=False, zorder=5)
-    for x in (at - 0.08, at + 0.08):
-        stroke = ([x - 0.06, x + 0.06], [-0.02, 0.02])
-        axes.plot(*stroke, color=INK, linewidth=0.8, transform=across, clip_on=False, zorder=6)
+def _break_axis(axes: Axes, left: float, right: float) -> None:
+    """Two slanted strokes across the axis midway, and nothing between them; of one size whatever the axis spans."""
+    first, last = axes.get_xlim()
+    at = ((left + right) / 2 - first) / (last - first)
+    across: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
+    axes.plot([at - 0.012, at + 0.012], [0, 0], color=PAPER, linewidth=3, zorder=5, **across)
+    for x in (at - 0.012, at + 0.012):
+        axes.plot([x - 0.009, x + 0.009], [-0.02, 0.02], color=INK, linewidth=0.8, zorder=6, **across)
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
     """Below the plot, where it hides nothing; the figure grows with it, so that the plot keeps its size."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(len(labels) - 2, 0))
+    letters = int(LEGEND_LETTERS * (figure.get_figwidth() - LEGEND_LINE))
+    labels = [textwrap.fill(label, letters) for label in labels]
+    rows = sum(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(rows - 2, 0))
     legend = figure.legend(
         handles,
         labels,

@@ -8,7 +8,11 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+import numpy as np
+
 from steep.errors import SteepError
+from steep.evals.mending import REPLAYERS, Mending, mending
+from steep.evals.saturation import Saturation, saturation
 from steep.evals.source import Source
 from steep.evals.statistics import spearman
 from steep.tokens import Template, load_template
@@ -18,6 +22,7 @@ KEPT = 6  # candidates of a kind
 LAST_STEPS = 2  # of RL
 
 
+Key = tuple[str, str, str]
 SlipPart = Literal["wrong", "mended", "mending"]
 
 
@@ -56,25 +61,34 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What one pass over the rollouts of an evaluation gives."""
+    """What one pass over the rollouts of an evaluation gives; what is by key is by model, task and mode."""
 
     candidates: list[Mapping[str, Any]]
-    longer_where_hard: Mapping[tuple[str, str, str], float]
-    """Spearman's rank correlation of level and thinking tokens at the largest budget, by model, task and mode."""
+    longer_where_hard: Mapping[Key, float]
+    """Spearman's rank correlation of level and thinking tokens at the largest budget."""
+    saturations: Mapping[Key, Saturation]
+    mended: Mapping[Key, Mending]
+    """At the largest budget, one thought of each problem; of tasks whose thoughts can be worked out again."""
 
 
 def survey(source: Source) -> Survey:
-    largest: dict[tuple[str, str, str], int] = {}
+    largest: dict[Key, int] = {}
     for cell in source.cells:
         key = (cell.model, cell.task, cell.mode)
         largest[key] = max(cell.budget, largest.get(key, 0))
     model = source.cells[-1].model if source.cells else None
     kinds: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = defaultdict(dict)
-    lengths: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+    lengths: dict[Key, list[tuple[int, int]]] = defaultdict(list)
+    right: dict[Key, dict[int, dict[str, list[bool]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    thoughts: dict[Key, dict[str, str]] = defaultdict(dict)
     for row in (row for stage in source.evaluations for row in stage.rollouts()):
         key = (row["model"], row["task"], row["mode"])
+        if row["verdict"] != "invalid":
+            right[key][row["budget"]][row["problem"]].append(row["verdict"] == "correct")
         if row["budget"] == largest.get(key):
             lengths[key].append((row["level"], row["thought_tokens"]))
+            if row["task"] in REPLAYERS:
+                thoughts[key].setdefault(row["problem"], row["thought"])
         rare = row["verdict"] == "invalid"  # one kind, or the few would stand for most of what is shown
         kind = kinds[(row["task"], "invalid") if rare else (*key[1:], row["budget"], row["verdict"])]
         if row["model"] == model and len(kind) < KEPT:
@@ -82,6 +96,12 @@ def survey(source: Source) -> Survey:
     return Survey(
         candidates=list(_in_turn(kind.values() for kind in kinds.values())),
         longer_where_hard={key: spearman(*zip(*pairs, strict=True)) for key, pairs in lengths.items()},
+        saturations={
+            key: found
+            for key, by_budget in right.items()
+            if (found := saturation({b: {p: float(np.mean(r)) for p, r in of.items()} for b, of in by_budget.items()}))
+        },
+        mended={key: mending(REPLAYERS[key[1]], of.values()) for key, of in thoughts.items()},
     )
 
 
@@ -141,6 +161,8 @@ def mark_slips(spans: Sequence[Span], task: Replayer) -> tuple[Span, ...]:
 
 def _reading(source: str, row: Mapping[str, Any], templates: "_Templates") -> Reading:
     thought, answer = spans(row, templates.of(row["model"]))
+    if row["task"] in REPLAYERS:
+        thought = mark_slips(thought, REPLAYERS[row["task"]])
     names = ("origin", "model", "task", "level", "budget", "prompt", "thought_tokens", "interrupted")
     shown = {name: row[name] for name in (*names, "verdict", "reason")}
     return Reading(source=source, thought=thought, answer=answer, **shown)

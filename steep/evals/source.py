@@ -5,7 +5,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,15 @@ class Source:
     cells: tuple[Cell, ...]
     findings: Findings
     """Of the o1 suite; empty if it was not carried out."""
-    evaluated_by: str | None = None
-    """The command that made an evaluation that belongs to no run."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What `steep eval` wrote down of an evaluation that belongs to no run: its `command`, versions and machine."""
 
     @property
     def command(self) -> str:
         """What was typed to make it."""
         if self.run is None:
             models = dict.fromkeys(cell.model for cell in self.cells)
-            return self.evaluated_by or f"steep eval {shlex.join(models)} --task countdown"
+            return self.settings.get("command") or f"steep eval {shlex.join(models)} --task countdown"
         return shlex.join(["steep", "train", self.run.info.recipe, *self.run.info.overrides])
 
     @property
@@ -151,7 +151,7 @@ def open_source(path: Path) -> Source:
             evaluations=(Stage(path),),
             cells=tuple(load_cells(path)),
             findings=load_findings(path),
-            evaluated_by=settings.get("command"),
+            settings=settings,
         )
     raise SteepError(
         f"{path} is neither a run nor an evaluation: it has no run.json and no {CELLS}",

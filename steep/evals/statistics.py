@@ -134,6 +134,10 @@ class LogFit:
     intercept: float
     r2: float
 
+    @property
+    def words(self) -> str:
+        return f"{round(100 * self.slope, 1) + 0.0:+.1f} points a doubling, R² = {self.r2:.3f}"  # + 0.0: no "-0.0"
+
 
 def fit_log(budgets: Sequence[float], accuracies: Sequence[float]) -> LogFit:
     """Least squares of accuracy on the log of the budget."""

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from steep.runs.health.measures import right_answer
 from steep.tokens import Template
 from steep.types import Engine, Guarded, Problem, Rephraser, Replayer, Request, Rollout, Sampling, Task
 
+FILE = "thoughts.json"
 FOLLOWS, PLANTED, RAILS = "does the answer follow from the thought", "planted mistakes", "off the rails"
 SHOWN = 2
 """Examples of what a figure counts most; one of what it counts least comes on top."""
@@ -300,6 +301,17 @@ def figure(part: str, name: str, examples: Sequence[Example]) -> Figure:
         rollouts=len(kept),
         examples=tuple({id(e): e for e in (*kept[:SHOWN], *kept[-1:])}.values()),
     )
+
+
+def load_thoughts(written: Mapping[str, Any]) -> dict[str, list[Figure]]:
+    """The figures in what stands in FILE, by model."""
+
+    def restored(row: Mapping[str, Any]) -> Figure:
+        numbers = {name: float(row[name]) for name in ("value", "low", "high")}  # "NaN" where nothing was measured
+        examples = tuple(Example(**{**example, "counted": float(example["counted"])}) for example in row["examples"])
+        return Figure(**{**row, **numbers, "examples": examples})
+
+    return {model: [restored(row) for row in rows] for model, rows in written["models"].items()}
 
 
 def as_markdown(measured: Mapping[str, Sequence[Figure]]) -> str:

@@ -19,6 +19,7 @@ from steep.runs import (
     list_runs,
     printable,
     read_claims,
+    read_json,
 )
 from steep.runs.run import flat
 from steep.server.charts import BudgetCurve, Chart, budget_curves, charts
@@ -27,6 +28,10 @@ from steep.server.rollouts import Page, Shelf, Wanted
 from steep.tokens import Template, load_template
 
 LOGS = ("metrics", "timing")
+EVALUATIONS = "evals"
+"""Where `steep eval` keeps evaluations, below the root."""
+REPORT = Path("report") / "index.html"
+"""Where `steep report` writes one, unless it is told to elsewhere."""
 SPARK_POINTS = 60
 KEPT = 512  # stages whose numbers stay in memory
 
@@ -39,6 +44,18 @@ class RunLine:
     metric: str | None
     """What the sparkline shows: the first metric of the latest stage that has any."""
     spark: list[float]
+    report: bool
+    """Whether there is a report on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationLine:
+    """What `steep eval` has kept."""
+
+    name: str
+    """Below the root, as in "evals/nano-rl-o1"."""
+    command: str
+    report: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +93,9 @@ class RunView:
     arms: list[str]
     """Of a study, also those that have not begun."""
     claims: list[ClaimView]
+    report: bool
+    evaluations: list[EvaluationLine]
+    """Of the models of this run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +136,28 @@ class Library:
             claims=[
                 ClaimView(id=c.id, value=c.value, low=c.low, high=c.high, bar=c.bar, holds=c.holds) for c in claims
             ],
+            report=self._reported(run.path),
+            evaluations=self.evaluations(run.path),
         )
+
+    def evaluations(self, of: Path | None = None) -> list[EvaluationLine]:
+        """Those below the root, or those of one run, newest first."""
+        found = []
+        files = (self._root / EVALUATIONS).glob("*/eval.json")
+        for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+            with contextlib.suppress(SteepError):  # a damaged one is left out
+                settings = read_json(self._inside(file))
+                if of is None or Path(settings.get("model", "")).resolve().is_relative_to(of.resolve()):
+                    name, command = f"{EVALUATIONS}/{file.parent.name}", printable(settings.get("command", ""))
+                    found.append(EvaluationLine(name=name, command=command, report=self._reported(file.parent)))
+        return found
+
+    def report(self, name: str) -> Path:
+        """The page that `steep report` wrote on a run or an evaluation."""
+        path = self._inside(self._root / name / REPORT)
+        if not path.is_file():
+            raise SteepError(f"there is no report on {name}", f"write one: steep report {self._root / name}")
+        return path
 
     def config(self, name: str) -> list[Setting]:
         info = self._open(name).info
@@ -150,8 +191,12 @@ class Library:
             for stage in reversed(self._open(summary.name).stages()):
                 log = self._columns(stage.path / "metrics.jsonl")
                 for metric in log.names()[:1]:
-                    return RunLine(summary=summary, metric=metric, spark=log.thinned(metric, SPARK_POINTS).smooth)
-        return RunLine(summary=summary, metric=None, spark=[])
+                    spark = log.thinned(metric, SPARK_POINTS).smooth
+                    return RunLine(summary=summary, metric=metric, spark=spark, report=self._reported(summary.path))
+        return RunLine(summary=summary, metric=None, spark=[], report=self._reported(summary.path))
+
+    def _reported(self, directory: Path) -> bool:
+        return (directory / REPORT).is_file()
 
     def _stage(self, stage: Stage) -> StageView:
         names = [name for log in self._logs(stage) for name in log.names()]

@@ -7,6 +7,8 @@ GET ./                 the page: built from web/ into static/runs/; it asks for 
     ./api/courses      metrics of a stage, thinned for a plot
     ./api/rollouts     some of a stage's rollouts
     ./api/compare      several runs side by side
+    ./api/evaluations  what `steep eval` has kept
+    ./report           the page that `steep report` wrote on a run or an evaluation
 
 Everything is read from the run directories under one root. Nothing is written, and there is nothing but GET.
 """
@@ -16,18 +18,23 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from steep.errors import SteepError
 from steep.runs import Comparison
 from steep.server.built import HEADERS, Built
 from steep.server.courses import Thinned
-from steep.server.library import Library, RunLine, RunView, Setting
+from steep.server.library import EvaluationLine, Library, RunLine, RunView, Setting
 from steep.server.rollouts import Page, Wanted
 
 HOSTS = ["127.0.0.1", "localhost"]
 """Names under which the page is asked for: a site elsewhere that has its own name resolved to this machine is not."""
+REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""A report carries its own script and styles. It belongs to no origin, so whatever stands in it can ask for nothing."""
 MOST_POINTS = 2000
 MOST_ROLLOUTS = 100
 
@@ -40,7 +47,8 @@ def pages(root: Path) -> FastAPI:
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await call_next(request)
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
         return response
 
     @app.exception_handler(SteepError)
@@ -89,6 +97,14 @@ def pages(root: Path) -> FastAPI:
     @app.get("/api/compare")
     def compare(run: Annotated[list[str], Query()]) -> Comparison:
         return library.compare(run)
+
+    @app.get("/api/evaluations")
+    def evaluations() -> list[EvaluationLine]:
+        return library.evaluations()
+
+    @app.get("/report")
+    def report(of: str) -> FileResponse:
+        return FileResponse(library.report(of), headers={"Content-Security-Policy": REPORT_POLICY})
 
     app.mount("/", Built("runs"))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)

@@ -9,12 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from steep.evals.mending import REPLAYERS
 from steep.evals.reading import Span, mark_slips, spans
 from steep.runs import Stage, printable
-from steep.tasks.arithmetic import Arithmetic
-from steep.tasks.countdown import Countdown
 from steep.tokens import Template
-from steep.types import Replayer
 
 FILTERED = ("task", "verdict", "thought_tokens")
 SHOWN = (
@@ -22,8 +20,6 @@ SHOWN = (
     "stop", "model", "mode", "sample",
 )  # fmt: skip
 TEXT = ("thought", "answer", "ids", "sampled")
-REPLAYERS: dict[str, Replayer] = {task.name: task for task in (Countdown(), Arithmetic())}
-"""The tasks whose thoughts can be worked out again."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,3 +129,13 @@ def test_tokens_stand_on_a_logarithmic_axis_with_bands():
     band = axes.collections[1].get_paths()[0].get_extents()
     assert (band.x0, band.x1) == pytest.approx((80, 5000))
     assert (band.y0, band.y1) == pytest.approx((0.35, 0.75))
+
+
+def test_a_long_name_takes_more_rows_of_the_legend():
+    def drawn(name):
+        return plots.accuracy_by_level([Curve(name=name, points=(Point(x=1, value=0.5),))], "letters")
+
+    short, long = drawn("rl"), drawn("a run with a long name " * 6)
+    (text,) = long.legends[0].get_texts()
+    assert max(map(len, text.get_text().split("\n"))) <= 48
+    assert long.get_figheight() == pytest.approx(short.get_figheight() + plots.LEGEND_ROW)

@@ -1,20 +1,25 @@
+import math
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from safetensors.numpy import load_file
 
 from steep.errors import SteepError
-from steep.evals.findings import Findings, Scoring, Spending, save_findings
+from steep.evals.card import card, measured
+from steep.evals.findings import Findings, Scoring, Spending, load_findings, save_findings
 from steep.evals.levels import Choice, Tried
 from steep.evals.reading import Span, mark_slips, readings, spans, survey
-from steep.evals.report import report, summary
+from steep.evals.report import report, report_markdown, summary
+from steep.evals.report.markdown import as_markdown
 from steep.evals.source import open_source, open_sources, watched
 from steep.evals.statistics import fit_log
-from steep.runs import Claim, read_json, write_json
+from steep.evals.thoughts import FOLLOWS, RAILS, Example, Figure
+from steep.runs import Claim, Log, read_json, write_json
 from steep.tasks.countdown import Countdown
 from steep.types import correct
 
@@ -367,6 +372,21 @@ def test_the_two_plots_come_first_and_then_the_best_way_to_spend_tokens(suite, t
     assert [s["value"] for s in kept["spendings"]] == [0.31, 0.42, 0.57, 0.64]
 
 
+def test_curves_of_different_levels_are_told_apart(suite, tmp_path):
+    other = tmp_path / "easier"
+    shutil.copytree(suite, other)
+    findings = load_findings(other)
+    save_findings(other, replace(findings, choices=(replace(findings.choices[0], level=1),)))
+    text = Outline(report([suite, other], tmp_path / "out", alone=True).index.read_text()).text
+    assert "nano-rl-o1 rl, level 3: " in text
+    assert "easier rl, level 1: " in text
+    assert "Curves of different levels are of different problems" in text
+    assert "countdown: while thinking" in text
+    alone = Outline(report([suite], tmp_path / "out", alone=True).index.read_text()).text
+    assert "countdown, level 3: while thinking" in alone
+    assert "Curves of different levels" not in alone
+
+
 def test_a_report_beside_its_run_tells_the_training_once(suite, whole_run):
     run, evaluation = open_sources([whole_run, suite])
     assert (list(run.stages), list(evaluation.stages)) == (["pretrain", "sft", "rl"], [])
@@ -399,3 +419,136 @@ def test_where_reinforcement_learning_is_going(making, template, tmp_path):
 
 def test_few_evaluations_tell_nothing_of_where_it_is_going(page):
     assert "is fitted from 8 evaluations on" in page
+
+
+# What stands beside runs and evaluations
+
+
+def test_saturation_is_said_in_words(page, written, whole_run):
+    found = survey(open_source(whole_run)).saturations["rl", "countdown", "sampled"]
+    assert f"<b>countdown, rl, sampled</b>: {found.words}." in page
+    assert found.problems >= 45  # of 48, less those whose checks failed
+    kept = {(s["model"], s["task"], s["mode"]): s for s in read_json(written.json)["saturations"]}
+    assert kept["rl", "countdown", "sampled"]["gain"]["value"] == pytest.approx(found.gain.value)
+
+
+def test_contents_link_to_every_chapter(page):
+    outline = Outline(page)
+    links = [value[1:] for name, value in outline.attributes if name == "href" and not value.startswith("#p")]
+    chapters = re.findall(r'<h2 id="([^"]+)"', page)
+    assert links == chapters
+    assert {"what-is-claimed", "the-card", "rollouts-to-read"} < set(chapters)
+
+
+def test_the_levels_that_were_tried_are_told(suite, tmp_path):
+    text = Outline(report([suite], tmp_path / "out", alone=True).index.read_text()).text
+    assert "countdown : from level 1 (97%, saturated) up to level 3, which at 42% is the first that is not easy" in text
+    assert "countdown, level 1 saturated 97.0% 90.0–99.0 countdown, level 3 measured 42.0%" in text
+
+
+def test_mended_mistakes_are_counted_from_the_saved_thoughts(page, whole_run):
+    found = survey(open_source(whole_run)).mended["rl", "countdown", "sampled"]
+    assert found.wrong.value == 0  # the made thoughts calculate rightly
+    assert "countdown rl sampled 0.0% 0.0–7.4 – –" in Outline(page).text
+
+
+@pytest.fixture
+def thoughts(tmp_path):
+    """What `steep thoughts` writes."""
+    example = Example(
+        prompt="Use <3>", thought="3+5=9", answer="<script>", verdict="wrong", reason="makes 8", counted=0.0
+    )
+    figures = [
+        Figure(part=FOLLOWS, name="right after no thought", value=0.14, low=0.05, high=0.35, rollouts=21,
+               examples=(example,)),
+        Figure(part=RAILS, name="rewarded where nothing is right", value=math.nan, low=0.0, high=1.0, rollouts=0,
+               examples=()),
+    ]  # fmt: skip
+    directory = tmp_path / "thoughts"
+    directory.mkdir()
+    models = {"nano/rl": [asdict(figure) for figure in figures]}
+    write_json(
+        directory / "thoughts.json",
+        {"task": "countdown", "problems": 40, "models": models, "command": "steep thoughts nano"},
+    )
+    return directory
+
+
+def test_thoughts_stand_beside_their_examples(suite, thoughts, tmp_path):
+    page = report([suite, thoughts], tmp_path / "out", alone=True).index.read_text()
+    text = Outline(page).text
+    assert "right after no thought 14% (5-35) of 21" in text
+    assert "rewarded where nothing is right - of 0" in text
+    assert "nano/rl, right after no thought, counted 0" in text
+    assert "&lt;script&gt;" in page
+    assert "<script>alert" not in page
+    assert "Measured by steep thoughts nano" in text
+
+
+def asked_of(model, right):
+    tallies = {"0": {}, "64": {"probes/a": {"right": right, "wrong": 4 - right, "invalid": 0, "reason": ""}}}
+    return {"settings": {"model": str(model), "budgets": [0, 64], "samples": 4, "answer": 8}, "tallies": tallies}
+
+
+def test_only_the_probes_of_these_models_are_told_and_only_the_last(whole_run, suite, tmp_path):
+    history = tmp_path / "probes.jsonl"
+    for model, right in ((whole_run / "rl" / "model", 1), ("/elsewhere/model", 4), (whole_run / "rl" / "model", 3)):
+        Log(history).append(asked_of(model, right))
+    text = Outline(report([suite, history], tmp_path / "out", alone=True).index.read_text()).text
+    assert "category probes nano/rl no thought nano/rl 64 tokens all 1 – 75.0% 30.1–95.4 your own 1 – 75.0%" in text
+
+
+def test_probes_of_other_models_only_are_a_mistake(suite, tmp_path):
+    history = tmp_path / "probes.jsonl"
+    Log(history).append(asked_of("/elsewhere/model", 4))
+    with pytest.raises(SteepError, match="no answers of these models"):
+        report([suite, history], tmp_path / "out")
+
+
+def test_thoughts_alone_are_no_report(thoughts, tmp_path):
+    with pytest.raises(SteepError, match="nothing to report on"):
+        report([thoughts], tmp_path / "out")
+
+
+def test_the_card_stands_in_the_page(page, whole_run):
+    (habits, *_) = card(measured(whole_run), "rl").habits
+    low, middle, high = habits.thought
+    assert f"countdown, 256 {middle:.0f} {low:.0f} and {high:.0f}" in Outline(page).text
+
+
+# Markdown
+
+
+def test_markdown_has_the_chapters_with_the_pictures_beside_it(suite, thoughts, tmp_path):
+    files = report_markdown([suite, thoughts], tmp_path / "docs" / "nano.md")
+    text = files.index.read_text(encoding="utf-8")
+    rendered = MarkdownIt("commonmark").enable("table").render(text)
+    outline = Outline(rendered)
+    assert re.findall(r"^## (.*)", text, re.MULTILINE)[:3] == [
+        "Accuracy by training compute and by thinking time",
+        "The best way to spend a given number of tokens",
+        "Which levels still tell something",
+    ]
+    pictures = [value for name, value in outline.attributes if name == "src"]
+    pairs = [re.findall(r'src="(.*?)"', line) for line in text.split("\n") if line.startswith("<img")]
+    assert pairs[0] == ["nano-compute-countdown.png", "nano-budget-countdown-sampled.png"]
+    assert "nano-tokens-countdown.png" in pairs[2]
+    beside = {path.name for path in (tmp_path / "docs").iterdir()} - {"nano.md"}
+    assert set(pictures) == beside == {path.name for path in files.plots}
+    assert "countdown, level 1 saturated 97.0% (90.0–99.0)" in outline.text
+    assert "Use &lt;3&gt;" in rendered
+    assert not {"script", "select", "button", "input"} & set(outline.tags)
+    assert "the whole config" not in text
+    assert outline.text.count("nano-rl-o1") >= 1
+
+
+def test_hostile_text_is_no_markdown():
+    page = (
+        "<p><b>a*b</b> [x](y) &lt;img src=x&gt; | `c`</p><pre>```\n# no</pre>"
+        "<table><tr><th>a|b</th></tr><tr><td><code>c|d</code></td></tr></table>"
+    )
+    rendered = MarkdownIt("commonmark").enable("table").render(as_markdown(page, ""))
+    assert "<p><strong>a*b</strong> [x](y) &lt;img src=x&gt; | `c`</p>" in rendered
+    assert "<pre><code>```\n# no\n</code></pre>" in rendered
+    assert "<th>a|b</th>" in rendered
+    assert "<td><code>c|d</code></td>" in rendered

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from steep.runs import Run
+from steep.evals.report import report
+from steep.runs import Run, write_json
 from tests.evals.conftest import evaluated, new_run, reinforced, supervised, template
 from tests.server.browsing import browser
 from tests.server.serving import serving
@@ -33,6 +34,19 @@ def root(tmp_path_factory, template):
         supervised(run, "pretrain", 5, template)
     reinforced(new_run(root / "young"), template, steps=3, finish=False)
     return root
+
+
+@pytest.fixture(scope="session")
+def reported(root, tmp_path_factory):
+    """A run and an evaluation of its model, both with a report; another evaluation, of a model elsewhere, without."""
+    runs = tmp_path_factory.mktemp("reported")
+    shutil.copytree(root / "nano", runs / "nano")
+    for name, model in (("nano-rl-o1", runs / "nano" / "rl" / "model"), ("other", "/elsewhere/model")):
+        shutil.copytree(root / "nano" / "eval", runs / "evals" / name)
+        write_json(runs / "evals" / name / "eval.json", {"model": str(model), "command": f"steep eval {model}"})
+    report([runs / "nano"], runs / "nano" / "report", alone=True)
+    report([runs / "evals" / "nano-rl-o1"], runs / "evals" / "nano-rl-o1" / "report", alone=True)
+    return runs
 
 
 @pytest.fixture(scope="module")

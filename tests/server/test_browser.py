@@ -200,6 +200,53 @@ def test_what_is_not_there_is_told(browser, url):
     page.close()
 
 
+@pytest.fixture(scope="module")
+def reporting(reported):
+    with serving(reported) as url:
+        yield url
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_reports_are_opened_with_the_keyboard(browser, reporting, theme):
+    with opened(browser, reporting, color_scheme=theme) as page:
+        expect(page.locator(".runs li")).to_have_count(1)
+        page.keyboard.press("j")
+        page.keyboard.press("r")
+        expect(page.get_by_role("heading", name="How it was made")).to_be_visible()
+        expect(page).to_have_title("nano: report")
+        paper = {"light": "rgb(253, 253, 252)", "dark": "rgb(21, 24, 28)"}[theme]
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == paper
+        page.get_by_label("verdict").select_option("wrong")  # its own script runs
+        assert 0 < page.locator("article:visible").count() < page.locator("article").count()
+        page.go_back()
+        go(page, "run/nano")
+        expect(page.get_by_role("link", name="report", exact=True)).to_be_visible()
+        page.keyboard.press("r")
+        expect(page).to_have_title("nano: report")
+
+
+def test_evaluations_are_listed_with_their_reports(browser, reporting):
+    with opened(browser, reporting) as page:
+        evaluations = page.get_by_role("table", name="evaluations").locator("tbody tr")
+        expect(evaluations).to_have_count(2)
+        expect(evaluations.filter(has_text="evals/other")).to_contain_text("none yet")
+        go(page, "run/nano")
+        expect(evaluations).to_have_count(1)
+        page.get_by_role("link", name="report on evals/nano-rl-o1").click()
+        expect(page).to_have_title("nano-rl-o1: report")
+
+
+def test_a_report_can_ask_the_server_for_nothing(browser, reporting):
+    with opened(browser, reporting + "report?of=nano") as page:
+        assert page.evaluate("origin") == "null"
+
+
+def test_a_phone_is_wide_enough_for_a_report(browser, reporting):
+    for of in ("nano", "evals/nano-rl-o1"):
+        with opened(browser, f"{reporting}report?of={of}", viewport=PHONE) as page:
+            assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
 def test_both_themes(page):
     go(page, "run/nano")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")

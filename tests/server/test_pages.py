@@ -7,10 +7,10 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from steep.cli.task import GENERATED
+from steep.evals.mending import REPLAYERS
 from steep.rollouts import rows
 from steep.runs import Run
 from steep.server.pages import pages
-from steep.server.rollouts import REPLAYERS
 from steep.types import Replayer
 from tests.evals.conftest import groups
 
@@ -129,6 +129,57 @@ def test_new_rollouts_are_seen(root, tmp_path, template):
     assert (page["total"], page["rows"][0]["step"]) == (104, 7)
     (tmp_path / "young/rl/rollouts/step-000007.parquet").unlink()
     assert told(client, "rollouts", run="young", stage="rl")["total"] == 64
+
+
+# Reports
+
+
+def test_runs_and_evaluations_say_whether_there_is_a_report(reported):
+    client = TestClient(pages(reported), base_url=URL)
+    assert [(line["summary"]["name"], line["report"]) for line in told(client, "runs")] == [("nano", True)]
+    evaluations = {line["name"]: line for line in told(client, "evaluations")}
+    assert {name: line["report"] for name, line in evaluations.items()} == {
+        "evals/nano-rl-o1": True,
+        "evals/other": False,
+    }
+    assert evaluations["evals/other"]["command"] == "steep eval /elsewhere/model"
+    run = told(client, "run", run="nano")
+    assert (run["report"], [line["name"] for line in run["evaluations"]]) == (True, ["evals/nano-rl-o1"])
+
+
+def test_a_report_is_shown_in_a_sandbox_of_its_own(reported):
+    client = TestClient(pages(reported), base_url=URL)
+    for name in ("nano", "evals/nano-rl-o1"):
+        response = client.get("/report", params={"of": name})
+        assert response.content == (reported / name / "report" / "index.html").read_bytes()
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith("sandbox allow-scripts; default-src 'none'")
+        assert "allow-same-origin" not in policy
+        assert "connect-src" not in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_without_a_report_it_is_said_how_to_write_one(reported):
+    response = TestClient(pages(reported), base_url=URL).get("/report", params={"of": "evals/other"})
+    assert response.status_code == 404
+    assert response.json() == {
+        "error": "there is no report on evals/other",
+        "fix": f"write one: steep report {reported / 'evals' / 'other'}",
+    }
+
+
+@pytest.mark.parametrize("name", ["../secret", "link", "linked"])
+def test_no_report_outside_the_runs_is_shown(tmp_path, name):
+    runs, secret = tmp_path / "runs", tmp_path / "secret" / "report"
+    secret.mkdir(parents=True)
+    (secret / "index.html").write_text("secret")
+    (runs / "linked" / "report").mkdir(parents=True)
+    (runs / "linked" / "report" / "index.html").symlink_to(secret / "index.html")
+    (runs / "link").symlink_to(tmp_path / "secret")
+    response = TestClient(pages(runs), base_url=URL).get("/report", params={"of": name})
+    assert response.status_code == 404
+    assert "lies outside" in response.json()["error"]
 
 
 # Who may ask for what

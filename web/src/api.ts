@@ -15,6 +15,13 @@ export interface RunLine {
   };
   metric: string | null;
   spark: number[];
+  report: boolean;
+}
+
+export interface EvaluationLine {
+  name: string;
+  command: string;
+  report: boolean;
 }
 
 export interface ChartOf {
@@ -70,6 +77,8 @@ export interface RunView {
   stages: StageView[];
   arms: string[];
   claims: { id: string; value: number; low: number; high: number; bar: string; holds: boolean }[];
+  report: boolean;
+  evaluations: EvaluationLine[];
 }
 
 export interface Thinned {

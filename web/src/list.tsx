@@ -1,10 +1,10 @@
 // The list of runs.
 
 import { useState } from "preact/hooks";
-import { useAnswer, type RunLine } from "./api";
+import { useAnswer, type EvaluationLine, type RunLine } from "./api";
 import { step, useKeys } from "./keys";
-import { Reading, Spark, StatusWord, Trouble } from "./parts";
-import { link } from "./route";
+import { Evaluations, Reading, Spark, StatusWord, Trouble } from "./parts";
+import { link, reportOn } from "./route";
 import { date, duration, number } from "./words";
 
 const RUNNING_S = 3;
@@ -14,6 +14,7 @@ export function List() {
   const { value: lines, error } = useAnswer<RunLine[]>("runs", {}, (all) =>
     all.some((line) => line.summary.status === "running") ? RUNNING_S : RESTING_S,
   );
+  const { value: evaluations } = useAnswer<EvaluationLine[]>("evaluations", {}, () => RESTING_S);
   const [words, setWords] = useState("");
   const [chosen, setChosen] = useState<string[]>([]);
   const found = (lines ?? []).filter((line) => words.toLowerCase().split(/\s+/).every((w) => text(line).includes(w)));
@@ -33,6 +34,7 @@ export function List() {
       if (name) choose(name);
     },
     c: compare,
+    r: () => document.activeElement?.closest(".runs li")?.querySelector<HTMLAnchorElement>("a.report")?.click(),
   });
 
   return (
@@ -55,6 +57,7 @@ export function List() {
         </div>
       )}
       <RunRows lines={found} chosen={chosen} onChoose={choose} />
+      <Evaluations lines={evaluations ?? []} />
     </main>
   );
 }
@@ -63,7 +66,7 @@ export function List() {
 export function RunRows({ lines, chosen, onChoose }: { lines: RunLine[]; chosen?: string[]; onChoose?: (name: string) => void }) {
   return (
     <ul class="runs">
-      {lines.map(({ summary: run, metric, spark }) => {
+      {lines.map(({ summary: run, metric, spark, report }) => {
         const depth = run.name.includes("/") && onChoose ? "arm" : "";
         const last = spark.at(-1);
         return (
@@ -76,7 +79,10 @@ export function RunRows({ lines, chosen, onChoose }: { lines: RunLine[]; chosen?
               {run.name}
             </a>
             <StatusWord status={run.status} />
-            <span class="where">{[run.stage, run.step == null ? "" : `step ${run.step}`].filter(Boolean).join(", ")}</span>
+            <span class="where">
+              {[run.stage, run.step == null ? "" : `step ${run.step}`].filter(Boolean).join(", ")}{" "}
+              {report && <a class="report" href={reportOn(run.name)} aria-label={`report on ${run.name}`}>report</a>}
+            </span>
             <span class="time" title={run.created && `begun ${date(run.created)}`}>
               {run.elapsed_s ? duration(run.elapsed_s) : ""}
             </span>

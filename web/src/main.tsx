@@ -17,6 +17,7 @@ const KEYS = [
   ["x  c", "choose a run, compare the chosen"],
   ["/", "to the filter"],
   ["1  2  3", "curves, rollouts, config"],
+  ["r", "the report on the run"],
   ["o", "fold or unfold a thought"],
   ["n  p", "older, newer rollouts"],
   ["← →  + −", "in a plot: move along, look closer or from further off; Escape shows all"],

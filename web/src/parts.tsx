@@ -1,7 +1,8 @@
 // Small things that several pages show.
 
 import type { ComponentChildren, RefObject } from "preact";
-import type { Status } from "./api";
+import type { EvaluationLine, Status } from "./api";
+import { reportOn } from "./route";
 
 export function StatusWord({ status }: { status: Status }) {
   return <span class={`status ${status}`}>{status}</span>;
@@ -44,6 +45,27 @@ export function Spark({ values, label }: { values: number[]; label: string }) {
     <svg class="spark" viewBox="0 0 100 24" preserveAspectRatio="none" role="img" aria-label={label}>
       <polyline points={points} />
     </svg>
+  );
+}
+
+/** What `steep eval` has kept, each with its report or the command that writes one. */
+export function Evaluations({ lines }: { lines: EvaluationLine[] }) {
+  if (!lines.length) return null;
+  return (
+    <>
+      <h2>Evaluations</h2>
+      <Table heads={["evaluation", "report", "made by"]} label="evaluations">
+        {lines.map(({ name, command, report }) => (
+          <tr key={name}>
+            <td>{name}</td>
+            <td>{report ? <a href={reportOn(name)} aria-label={`report on ${name}`}>report</a> : "none yet"}</td>
+            <td class="wrap">
+              <code>{command}</code>
+            </td>
+          </tr>
+        ))}
+      </Table>
+    </>
   );
 }
 

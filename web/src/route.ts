@@ -25,6 +25,11 @@ export function link(page: Route["page"], run = "", params: Params = {}): string
   return `#/${path}${words && `?${words}`}`;
 }
 
+/** The page that `steep report` wrote on a run or an evaluation. */
+export function reportOn(name: string): string {
+  return `./report?${query({ of: name })}`;
+}
+
 /** The same place with other words; it replaces the one in the history, so that "back" leaves a page at once. */
 export function reword(route: Route, changes: Params) {
   const words: Params = {};

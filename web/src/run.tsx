@@ -6,8 +6,8 @@ import { Config } from "./config";
 import { Courses } from "./courses";
 import { useKeys } from "./keys";
 import { RunRows } from "./list";
-import { Reading, StatusWord, Table, Trouble } from "./parts";
-import { link, reword, type Route } from "./route";
+import { Evaluations, Reading, StatusWord, Table, Trouble } from "./parts";
+import { link, reportOn, reword, type Route } from "./route";
 import { Rollouts } from "./rollouts";
 import { StageButtons, stageOf } from "./stages";
 import { command, date, duration, number } from "./words";
@@ -25,6 +25,7 @@ export function RunPage({ route }: { route: Route }) {
     "1": () => reword(route, { view: "curves" }),
     "2": () => reword(route, { view: "rollouts" }),
     "3": () => reword(route, { view: "config" }),
+    r: () => document.querySelector<HTMLAnchorElement>("a.report")?.click(),
   });
   if (!run || run.name !== route.run) {
     return (
@@ -45,8 +46,10 @@ export function RunPage({ route }: { route: Route }) {
             {one === "curves" && run.arms.length ? "arms" : one}
           </button>
         ))}
+        {run.report && <a class="report" href={reportOn(run.name)}>report</a>}
       </nav>
       {view === "curves" && (run.arms.length ? <Arms run={run} /> : <Curves run={run} route={route} />)}
+      {view === "curves" && <Evaluations lines={run.evaluations} />}
       {view === "rollouts" && <Rollouts run={run} route={route} />}
       {view === "config" && <Config run={run} />}
     </main>

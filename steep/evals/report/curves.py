@@ -8,24 +8,29 @@ import numpy as np
 from steep.evals import plots
 from steep.evals.plots import SMALL, WIDE, Curve, Point
 from steep.evals.reading import Survey
-from steep.evals.report.gallery import Gallery, Looks, budget_curves, by_model, whole
-from steep.evals.report.html import percent, table, text
+from steep.evals.report.gallery import Gallery, Looks, budget_curves, by_model, levels_of, whole
+from steep.evals.report.html import heading, percent, table, text
+from steep.evals.report.words import spent
 from steep.evals.scaling import LEAST
 from steep.evals.source import COURSES, CourseFit, Source, Watched, modes, tasks_by_weight, watched
 from steep.evals.suite import Cell, Mode
 from steep.runs import Stage, printable
 
+OTHER_PROBLEMS = (
+    "Curves of different levels are of different problems, and say nothing about which model is better. One level for "
+    "all is chosen by <code>steep eval MODEL --suite o1 --task NAME --levels N</code>."
+)
 TOO_SELDOM = f"A sigmoid that tells where reinforcement learning is going is fitted from {LEAST} evaluations on."
 
 
-def thinking(sources: Sequence[Source], looks: Looks, gallery: Gallery) -> str:
+def thinking(sources: Sequence[Source], surveys: Sequence[Survey], looks: Looks, gallery: Gallery) -> str:
     """The two plots of o1, for the main task large, for the others small."""
     tasks = tasks_by_weight(sources)
     if not tasks:
         return ""
     measured = modes([cell for source in sources for cell in source.cells])
     parts = [
-        "<h2>Accuracy by training compute and by thinking time</h2>",
+        heading("Accuracy by training compute and by thinking time"),
         "<p>Held-out problems throughout; bars are 95% intervals. Left: accuracy as reinforcement learning goes on, "
         "on the validation split, against all compute spent so far (rings: before its first step). Right: accuracy on "
         "the test split as the same model may think longer. A thought that reaches its budget is cut, and the model "
@@ -33,7 +38,10 @@ def thinking(sources: Sequence[Source], looks: Looks, gallery: Gallery) -> str:
         _mode_buttons(measured),
         _task_plots(sources, tasks[0], measured, looks, gallery, WIDE, "pair"),
     ]
-    parts += [_task_plots(sources, task, measured, looks, gallery, SMALL, "panels") for task in tasks[1:]]
+    parts += [_task_plots(sources, task, measured, looks, gallery, SMALL, "panels twos") for task in tasks[1:]]
+    parts.append(_saturations(sources, surveys))
+    if any(len(levels_of(sources, task)) > 1 for task in tasks):
+        parts.append(f'<p class="note">{OTHER_PROBLEMS}</p>')
     parts += [_cells_table(sources, tasks, measured)] if measured else []
     parts.append(_fits_table(sources))
     parts.append(
@@ -62,10 +70,28 @@ def _task_plots(
     for mode in measured:
         curves = budget_curves(sources, task, mode, looks)
         if curves:
-            figure = plots.accuracy_by_budget(curves, f"{shown}: while thinking, {mode}", size)
+            how = f", {mode}" if len(measured) > 1 else ""
+            figure = plots.accuracy_by_budget(curves, f"{shown}{_level(sources, task)}: while thinking{how}", size)
             html = gallery.show(f"budget-{task}-{mode}", figure, f"{shown}: accuracy against thinking budget, {mode}")
             drawn.append(f'<div data-mode="{mode}">{html}</div>')
     return f'<div class="{kind}">{"".join(drawn)}</div>'
+
+
+def _level(sources: Sequence[Source], task: str) -> str:
+    """The level that the o1 suite has measured the task at, where all agree."""
+    level, *others = levels_of(sources, task)
+    return "" if others or level is None else f", level {level}"
+
+
+def _saturations(sources: Sequence[Source], surveys: Sequence[Survey]) -> str:
+    """What a reader should take from the curves of thinking time, in words."""
+    told = [
+        f'<li data-mode="{mode}"><b>{text(task)}, {text(f"{source.name} {model}" if len(sources) > 1 else model)}, '
+        f"{mode}</b>: {text(found.words)}.</li>"
+        for source, surveyed in zip(sources, surveys, strict=True)
+        for (model, task, mode), found in surveyed.saturations.items()
+    ]
+    return f'<ul class="plain">{"".join(told)}</ul>' if told else ""
 
 
 def _compute_curves(sources: Sequence[Source], task: str, looks: Looks) -> tuple[list[Curve], list[Curve]]:
@@ -145,7 +171,7 @@ def by_level(sources: Sequence[Source], surveys: Sequence[Survey], looks: Looks,
     if not drawn:
         return ""
     return (
-        "<h2>Does it think longer where it is hard?</h2><p>At the largest budget, so that the model decides. ρ is "
+        "<h3>Does it think longer where it is hard?</h3><p>At the largest budget, so that the model decides. ρ is "
         "Spearman’s rank correlation of a problem’s level with the length of its thought.</p>"
         f'<div class="panels twos">{"".join(drawn)}</div>'
     )
@@ -173,7 +199,9 @@ def courses(sources: Sequence[Source], looks: Looks, gallery: Gallery) -> str:
         if curves:
             figure = plots.course(curves, title, unit)
             drawn.append(gallery.show(f"course-{stage}-{metric}", figure, f"{title} over the steps of {stage}"))
-    return f'<h2>How training went</h2><div class="panels">{"".join(drawn)}</div>' if drawn else ""
+    if not drawn:
+        return ""
+    return heading("How training went") + spent(sources) + f'<div class="panels">{"".join(drawn)}</div>'
 
 
 def _course(stage: Stage | None, metric: str) -> list[Point]:
@@ -188,7 +216,7 @@ def _mode_buttons(measured: Sequence[Mode]) -> str:
         return ""
     names = {"sampled": "sampled at temperature 1", "greedy": "greedy", "told": "with the budget told"}
     buttons = [f'<button type="button" data-show="{m}" aria-pressed="false">{names[m]}</button>' for m in measured]
-    return f'<div class="bar" role="group" aria-label="How answers are drawn">{"".join(buttons)}</div>'
+    return f'<div class="bar" data-page role="group" aria-label="How answers are drawn">{"".join(buttons)}</div>'
 
 
 def _cells_table(sources: Sequence[Source], tasks: Sequence[str], measured: Sequence[Mode]) -> str:
@@ -201,6 +229,14 @@ def _cells_table(sources: Sequence[Source], tasks: Sequence[str], measured: Sequ
                 for model, by_budget in by_model(whole(source, mode), task).items():
                     name = model if len(sources) == 1 else f"{source.name} {model}"
                     figures = [percent(by_budget[b]) if b in by_budget else "" for b in budgets]
-                    rows.append([text(task), text(name), mode, *figures])
-    numbers = table(["task", "model", "mode", *map(str, budgets)], rows, texts=3)
+                    rows.append([text(task), text(name), mode, *figures, _files(list(by_budget.values()))])
+    numbers = table(["task", "model", "mode", *map(str, budgets), "rollouts"], rows, texts=3)
+    where = " and ".join(f"<code>{text(str(stage.path))}/rollouts</code>" for s in sources for stage in s.evaluations)
+    numbers += f'<p class="note">The rollouts that they are counted from are in {where}.</p>'
     return f"<details><summary>These accuracies in numbers, by budget in tokens</summary>{numbers}</details>"
+
+
+def _files(cells: Sequence[Cell]) -> str:
+    """The first and the last file of their rollouts; evaluations of older versions do not name them."""
+    files = sorted({cell.file for cell in cells if cell.file is not None})
+    return " to ".join(f"<code>step-{file:06d}</code>" for file in dict.fromkeys([*files[:1], *files[-1:]]))

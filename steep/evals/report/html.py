@@ -1,5 +1,6 @@
 """HTML as text: tables, and numbers as people say them. Nothing that a model wrote is markup."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Protocol
@@ -25,6 +26,17 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -
 
     body = "".join(line("td", row) for row in rows)
     return f'<div class="scroll"><table><thead>{line("th", heads)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def heading(title: str) -> str:
+    """The heading of a chapter, which the contents link to."""
+    return f'<h2 id="{re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")}">{text(title)}</h2>'
+
+
+def contents(page: str) -> str:
+    """Links to the chapters of a page."""
+    links = re.findall(r'<h2 id="(.*?)">(.*?)</h2>', page)
+    return '<nav aria-label="contents">' + "".join(f'<a href="#{id}">{title}</a>' for id, title in links) + "</nav>"
 
 
 def text(shown: str) -> str:

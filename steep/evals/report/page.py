@@ -4,10 +4,12 @@
     out/*.png          each plot
     out/report.json    the claims with commit, machine and versions; all cells, fits and rank correlations
 
+    FILE.md            or the same as Markdown, with the plots as FILE-*.png
+
 A run that has not got far, or died, is reported as far as it goes, and the page says what is missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,14 +17,17 @@ from string import Template as Page
 from typing import Any
 
 from steep.errors import SteepError
-from steep.evals.reading import Survey, survey
+from steep.evals.reading import Key, Survey, survey
+from steep.evals.report import closer
 from steep.evals.report.curves import by_level, courses, thinking
 from steep.evals.report.gallery import Gallery, Looks, budget_curves
-from steep.evals.report.html import text
+from steep.evals.report.html import contents, text
+from steep.evals.report.markdown import as_markdown
 from steep.evals.report.rollouts import to_read
-from steep.evals.report.spending import spending
-from steep.evals.report.words import making, opening
+from steep.evals.report.spending import levels, spending
+from steep.evals.report.words import claimed, making, opening
 from steep.evals.source import Source, modes, open_sources, watched
+from steep.evals.thoughts import FILE as THOUGHTS
 from steep.runs import Claim, evidence, read_claims, write_atomic, write_json
 
 
@@ -35,34 +40,93 @@ class ReportFiles:
     plots: tuple[Path, ...]
 
 
-def report(paths: Sequence[Path], out: Path, claims: Sequence[Claim] = (), alone: bool = False) -> ReportFiles:
-    """Report on runs, evaluations or both. `claims` are shown first, and written to `report.json`.
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The paths of a report by what they hold."""
 
-    Where none are given, those that the first path has written down are taken. `alone`: nothing is beside the page.
+    runs: list[Path]
+    """Runs and evaluations."""
+    thoughts: list[Path]
+    """Directories that `steep thoughts` wrote."""
+    probes: list[Path]
+    """Histories that `steep probes run` wrote."""
+
+
+def sorted_out(paths: Sequence[Path]) -> Given:
+    thoughts = [path for path in paths if (path / THOUGHTS).is_file()]
+    histories = [path for path in paths if path.is_file()]
+    runs = [path for path in paths if path not in (*thoughts, *histories)]
+    if not runs:
+        raise SteepError("there is nothing to report on", "name one or more run directories")
+    return Given(runs=runs, thoughts=thoughts, probes=histories)
+
+
+def report(paths: Sequence[Path], out: Path, claims: Sequence[Claim] = (), alone: bool = False) -> ReportFiles:
+    """Report on runs, evaluations or both, and on what was found beside them of thoughts and probes.
+
+    Where no `claims` are given, those that the first run or evaluation has written down are taken. They are shown, and
+    written to `report.json`. `alone`: nothing is beside the page.
     """
-    sources = open_sources(paths)
-    first = sources[0].path
-    claims = claims or read_claims(first / "claims.json") or read_claims(first / "eval" / "claims.json")
-    surveys = [survey(source) for source in sources]
+    read = _read(paths, claims)
     gallery = Gallery(_directory(out), pictures=not alone)
-    looks = Looks(sources)
-    title = " and ".join(source.name for source in sources)
-    sections = [
-        opening(title, sources, claims),
-        thinking(sources, looks, gallery),
-        spending(sources, gallery),
-        by_level(sources, surveys, looks, gallery),
-        courses(sources, looks, gallery),
-        to_read(sources, surveys),
-        making(sources),
-    ]
+    chapters = _chapters(read, gallery)
     page = Page(files("steep.evals").joinpath("report.html").read_text(encoding="utf-8"))
-    html = page.substitute(title=text(f"{title}: report"), content="\n".join(sections))
+    content = "\n".join([opening(read.title, read.sources), contents(chapters), chapters])
+    html = page.substitute(title=text(f"{read.title}: report"), content=content)
     write_atomic(out / "index.html", html.encode())
     if alone:
         return ReportFiles(index=out / "index.html", json=None, plots=())
-    write_json(out / "report.json", _document(sources, surveys, claims))
+    write_json(out / "report.json", _document(read))
     return ReportFiles(index=out / "index.html", json=out / "report.json", plots=tuple(gallery.paths))
+
+
+def report_markdown(paths: Sequence[Path], file: Path) -> ReportFiles:
+    """The same chapters as a Markdown file, and pictures beside it whose names begin with its own."""
+    read = _read(paths)
+    gallery = Gallery(_directory(file.parent), pictures=True, prefix=f"{file.stem}-")
+    page = opening(read.title, read.sources) + _chapters(read, gallery)
+    write_atomic(file, as_markdown(page, gallery.prefix).encode())
+    return ReportFiles(index=file, json=None, plots=tuple(gallery.paths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What a report is made from."""
+
+    given: Given
+    sources: list[Source]
+    surveys: list[Survey]
+    claims: Sequence[Claim]
+
+    @property
+    def title(self) -> str:
+        return " and ".join(source.name for source in self.sources)
+
+
+def _read(paths: Sequence[Path], claims: Sequence[Claim] = ()) -> _Read:
+    given = sorted_out(paths)
+    sources = open_sources(given.runs)
+    first = sources[0].path
+    claims = claims or read_claims(first / "claims.json") or read_claims(first / "eval" / "claims.json")
+    return _Read(given=given, sources=sources, surveys=[survey(source) for source in sources], claims=claims)
+
+
+def _chapters(read: _Read, gallery: Gallery) -> str:
+    sources, surveys, looks = read.sources, read.surveys, Looks(read.sources)
+    return "\n".join(
+        [
+            thinking(sources, surveys, looks, gallery),
+            claimed(read.claims),
+            spending(sources, gallery),
+            levels(sources),
+            closer.thoughts(sources, surveys, by_level(sources, surveys, looks, gallery), read.given.thoughts),
+            closer.probed(sources, read.given.probes),
+            closer.cards(sources),
+            courses(sources, looks, gallery),
+            to_read(sources, surveys),
+            making(sources),
+        ]
+    )
 
 
 def _directory(out: Path) -> Path:
@@ -73,10 +137,11 @@ def _directory(out: Path) -> Path:
     return out
 
 
-def _document(sources: Sequence[Source], surveys: Sequence[Survey], claims: Sequence[Claim]) -> dict[str, Any]:
+def _document(read: _Read) -> dict[str, Any]:
     """The content of report.json."""
+    sources, surveys = read.sources, read.surveys
     seconds = sum(source.seconds(stage) for source in sources for stage in source.stages.values())
-    cells, fits, ranks = [], [], []
+    cells, fits, ranks, saturations, mended = [], [], [], [], []
     for source, surveyed in zip(sources, surveys, strict=True):
         cells += [{"run": source.name, **asdict(cell)} for cell in source.cells]
         for mode in modes(source.cells):
@@ -88,6 +153,8 @@ def _document(sources: Sequence[Source], surveys: Sequence[Survey], claims: Sequ
             {"run": source.name, "model": model, "task": task, "mode": mode, "spearman": rank}
             for (model, task, mode), rank in surveyed.longer_where_hard.items()
         ]
+        saturations += _by_key(source, surveyed.saturations)
+        mended += _by_key(source, surveyed.mended)
     course = [{"run": source.name, **asdict(w)} for source in sources for w in watched(source)]
     scalings = [
         {"run": source.name, "task": task, "budget": budget, **asdict(fit)}
@@ -96,7 +163,14 @@ def _document(sources: Sequence[Source], surveys: Sequence[Survey], claims: Sequ
     ]
     o1 = {source.name: asdict(source.findings) for source in sources if source.findings.choices}
     missing = {source.name: source.missing for source in sources}
-    return evidence(claims, seconds) | {
+    return evidence(read.claims, seconds) | {
         "missing": missing, "cells": cells, "fits": fits, "thought_by_level": ranks, "training": course,
-        "scaling": scalings, "o1": o1,
+        "scaling": scalings, "o1": o1, "saturations": saturations, "mended": mended,
     }  # fmt: skip
+
+
+def _by_key(source: Source, found: Mapping[Key, Any]) -> list[dict[str, Any]]:
+    return [
+        {"run": source.name, "model": model, "task": task, "mode": mode, **asdict(figure)}
+        for (model, task, mode), figure in found.items()
+    ]

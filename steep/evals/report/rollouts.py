@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from steep.evals.reading import Reading, Span, Survey, readings
-from steep.evals.report.html import text
+from steep.evals.report.html import heading, text
 from steep.evals.source import Source
 
 READINGS = 60
@@ -24,8 +24,10 @@ def to_read(sources: Sequence[Source], surveys: Sequence[Survey]) -> str:
         "<output></output>",
     ]
     return (
-        "<h2>Rollouts to read</h2><p>Of each kind a few, not the best. "
-        '<mark>Marked</mark> tokens were not chosen by the model: its budget had run out.</p><div class="bar">'
+        heading("Rollouts to read") + "<p>Of each kind a few, not the best. "
+        "<mark>Marked</mark> tokens were not chosen by the model: its budget had run out. A step of a thought may be "
+        '<mark class="wrong">wrong</mark>, <mark class="mended">wrong and mended later</mark>, or '
+        '<mark class="mending">what mends one</mark>.</p><div class="bar" data-page>'
         + "".join(filters)
         + "</div>"
         + "\n".join(_article(reading) for reading in chosen)
@@ -75,5 +77,6 @@ def _spans(spans: Iterable[Span]) -> str:
     for span in spans:
         shown = text(span.text)
         shown = f'<span class="control">{shown}</span>' if span.control else shown
-        parts.append(f'<mark title="forced by the budget">{shown}</mark>' if span.forced else shown)
+        shown = f'<mark title="forced by the budget">{shown}</mark>' if span.forced else shown
+        parts.append(f'<mark class="{span.slip}">{shown}</mark>' if span.slip else shown)
     return "".join(parts)

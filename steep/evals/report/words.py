@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from steep.evals import plots
-from steep.evals.report.html import count_words, machine_words, table, text, time_words
+from steep.evals.report.html import count_words, heading, machine_words, table, text, time_words
 from steep.evals.source import Source
 from steep.runs import Claim, Stage, duration, number
 
@@ -16,34 +16,43 @@ STAGE_WORDS = {
 }
 
 
-def opening(title: str, sources: Sequence[Source], claims: Sequence[Claim]) -> str:
+def opening(title: str, sources: Sequence[Source]) -> str:
     parts = [f"<h1>{text(title)}</h1>"]
     parts += [_story(source) for source in sources]
     parts += [_missing(source, len(sources) > 1) for source in sources if source.missing]
-    if claims:
-        rows = [
-            [
-                f"<code>{text(claim.id)}</code>",
-                number(claim.value),
-                f"{number(claim.low)} to {number(claim.high)}",
-                text(claim.bar),
-                '<span class="yes">✓ holds</span>' if claim.holds else '<span class="no">✗ fails</span>',
-            ]
-            for claim in claims
-        ]
-        parts += ["<h2>What is claimed</h2>", table(["claim", "measured", "interval", "bar", ""], rows)]
-        commands = dict.fromkeys(claim.command for claim in claims)
-        said = " and ".join(f"<code>{text(command)}</code>" for command in commands)
-        parts.append(f'<p class="note">Measured again by {said}.</p>')
-    stages = [_stage_cells(source, stage) for source in sources for stage in source.stages.values()]
-    if stages:
-        heads = ["stage", "steps", "tokens trained", "tokens sampled", "FLOPs", "time"]
-        if len(sources) == 1:
-            stages = [row[1:] for row in stages]
-        else:
-            heads = ["run", *heads]
-        parts.append(table(heads, stages, texts=min(len(sources), 2)))
     return "\n".join(parts)
+
+
+def claimed(claims: Sequence[Claim]) -> str:
+    if not claims:
+        return ""
+    rows = [
+        [
+            f"<code>{text(claim.id)}</code>",
+            number(claim.value),
+            f"{number(claim.low)} to {number(claim.high)}",
+            text(claim.bar),
+            '<span class="yes">✓ holds</span>' if claim.holds else '<span class="no">✗ fails</span>',
+        ]
+        for claim in claims
+    ]
+    said = " and ".join(f"<code>{text(command)}</code>" for command in dict.fromkeys(c.command for c in claims))
+    return (
+        heading("What is claimed")
+        + table(["claim", "measured", "interval", "bar", ""], rows)
+        + f'<p class="note">Measured again by {said}.</p>'
+    )
+
+
+def spent(sources: Sequence[Source]) -> str:
+    """Tokens, compute and time of each stage of training."""
+    stages = [_stage_cells(source, stage) for source in sources for stage in source.stages.values()]
+    if not stages:
+        return ""
+    heads = ["stage", "steps", "tokens trained", "tokens sampled", "FLOPs", "time"]
+    if len(sources) == 1:
+        return table(heads, [row[1:] for row in stages])
+    return table(["run", *heads], stages, texts=2)
 
 
 def _story(source: Source) -> str:
@@ -102,23 +111,35 @@ def _stage_cells(source: Source, stage: Stage) -> list[str]:
 
 
 def making(sources: Sequence[Source]) -> str:
-    parts = ["<h2>How it was made</h2>"]
-    for source in sources:
-        if source.run is None:
-            continue
+    parts = [_made(source, len(sources) > 1) for source in sources if source.run or source.settings]
+    return "\n".join([heading("How it was made"), *parts]) if parts else ""
+
+
+def _made(source: Source, named: bool) -> str:
+    if source.run is None:
+        written, config = source.settings, source.settings.get("config")
+        weights = dict.fromkeys(cell.digest for cell in source.cells if cell.digest)
+        facts: dict[str, object] = {"weights, sha256": ", ".join(weights) or "not kept"}
+    else:
         info = source.run.info
+        written, config = {"versions": info.versions, "machine": info.machine}, info.config
         changed = ", with uncommitted changes" if info.git and info.git["dirty"] else ""
         facts = {
-            "command": source.command,
             "begun": info.created,
             "seed": info.seed,
             "commit": f"{info.git['commit']}{changed}" if info.git else "not from a checkout",
-            "versions": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
-            "machine": machine_words(info.machine),
             "resumed": f"{len(info.resumed)} times" if info.resumed else "never",
         }
-        entries = "".join(f"<dt>{name}</dt><dd>{text(str(fact))}</dd>" for name, fact in facts.items())
-        config = text(json.dumps(info.config, indent=2, ensure_ascii=False))
-        parts += [f"<h3>{text(source.name)}</h3>"] if len(sources) > 1 else []
-        parts.append(f"<dl>{entries}</dl><details><summary>the whole config</summary><pre>{config}</pre></details>")
-    return "\n".join(parts) if len(parts) > 1 else ""
+    facts = {
+        "command": source.command,
+        "kept in": source.path,
+        **facts,
+        "versions": ", ".join(f"{name} {version}" for name, version in written.get("versions", {}).items()),
+        "machine": machine_words(written["machine"]) if "machine" in written else "not kept",
+    }
+    entries = "".join(f"<dt>{name}</dt><dd>{text(str(fact))}</dd>" for name, fact in facts.items())
+    shown = text(json.dumps(config, indent=2, ensure_ascii=False))
+    title = f"<h3>{text(source.name)}</h3>" if named else ""
+    return (
+        f"{title}<dl>{entries}</dl><details data-page><summary>the whole config</summary><pre>{shown}</pre></details>"
+    )
