@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.report import table
+from benchmarks.tables import table
 
 ROOT = Path(__file__).parent.parent.parent
 
