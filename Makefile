@@ -14,7 +14,7 @@ RUN := runs/nano
 BENCHMARKS := startup scaling train decode serve rl_step time_to_reward
 
 .DEFAULT_GOAL := help
-.PHONY: help demo claims test page lint survival bench clean
+.PHONY: help demo claims test clients page lint survival bench clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +34,11 @@ claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold
 	@$(BIN)/steep train recipes/nano_claims.py
 
 test: $(VENV)/dev.stamp ## run the tests
-	@$(BIN)/python -m benchmarks.rivals clients
 	@$(BIN)/python -m pytest
+
+clients: $(VENV)/dev.stamp ## run litellm, inspect-ai, lm-eval and schemathesis against the server: fetches 1 GB, once
+	@$(BIN)/python -m benchmarks.rivals clients
+	@$(BIN)/python -m pytest tests/server/test_clients.py
 
 page: ## build the pages from web/: needs Node 20.19 or newer
 	npm --prefix web ci

@@ -26,6 +26,9 @@ class Algorithm:
     """With a critic: the `advantage` of a rollout is the reward at its last token, and this spreads it over all."""
     overlong: Overlong | None = None
     """A penalty added to the scores before the advantages are computed; None for none."""
+    late: float = 0.0
+    """Taken off the score of a rollout that was told its budget and did not end in time, which is 0 besides. Without it
+    an answer that might still be found is worth the risk of being late."""
 
     def __post_init__(self) -> None:
         if (self.gae is not None) != ("critic" in self.loss.needs):

@@ -2,10 +2,11 @@
 
 from steep.rollouts.curriculum import CurriculumConfig
 from steep.rollouts.records import RESTORED, restored, rows
-from steep.rollouts.rollouts import RolloutConfig, Rollouts, told
+from steep.rollouts.rollouts import LATE, RolloutConfig, Rollouts, told
 from steep.rollouts.verify import judge, mean_score, verified, verified_groups
 
 __all__ = [
+    "LATE",
     "RESTORED",
     "CurriculumConfig",
     "RolloutConfig",

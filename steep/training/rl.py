@@ -13,7 +13,7 @@ import numpy as np
 from steep.algorithms import Algorithm, advantages, gae, token_weights
 from steep.models.weights import digest
 from steep.policies import Example, Policy, PolicyConfig
-from steep.rollouts import RolloutConfig, Rollouts, rows
+from steep.rollouts import LATE, RolloutConfig, Rollouts, rows
 from steep.runs import Health, Progress, Stage, held_out, measures
 from steep.types import Engine, Group, Rollout
 
@@ -162,8 +162,9 @@ def learn_from(
 
 def score(rollout: Rollout, algorithm: Algorithm) -> float:
     assert rollout.verdict is not None
-    penalty = algorithm.overlong.penalty(len(rollout.ids), limit(rollout)) if algorithm.overlong else 0.0
-    return rollout.verdict.score + penalty
+    overlong = algorithm.overlong.penalty(len(rollout.ids), limit(rollout)) if algorithm.overlong else 0.0
+    late = algorithm.late if rollout.verdict == LATE else 0.0
+    return rollout.verdict.score + overlong - late
 
 
 def limit(rollout: Rollout) -> int:

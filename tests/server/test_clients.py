@@ -1,6 +1,6 @@
 """Programs that speak OpenAI's API, as their users run them, each against `steep serve` in a process of its own.
 
-python -m benchmarks.rivals clients      # makes the environment that they live in; `make test` does it too
+make clients      # makes the environment that they live in, and runs these tests
 """
 
 import json
@@ -30,7 +30,7 @@ ANSWERS = (3, 5)
 def run(tmp_path_factory):
     """Runs a program of the clients' environment."""
     if not is_installed("clients", HOME):
-        pytest.skip("the clients are not installed: python -m benchmarks.rivals clients")
+        pytest.skip("the clients are not installed: make clients")
     settings = {
         "PYTHONPATH": "",
         "STEEP_API_KEY": "none",

@@ -21,6 +21,7 @@ from steep.errors import ConfigError, PausedError, SteepError
 from steep.models import Transformer, digest, initialise
 from steep.models.lora import LoraConfig
 from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig
+from steep.rollouts import LATE
 from steep.runs import Run, load_latest, show
 from steep.runs.health import HealthConfig, Limit
 from steep.tasks.countdown import Countdown
@@ -29,7 +30,7 @@ from steep.tokens import Template, Tokenizer, chatml, compact
 from steep.training import recipe as recipe_module
 from steep.training import rl as rl_module
 from steep.training.recipe import Recipe, begin, overlap, run_recipe, watch
-from steep.training.rl import describe, learn_from
+from steep.training.rl import describe, learn_from, score
 from steep.training.sft import SftConfig, demonstration
 from steep.types import Budget, Group, Message, Problem, Rollout, correct, invalid, wrong
 from tests.recipes.coin import Coin
@@ -394,6 +395,12 @@ def small_policy(critic: bool = False) -> Policy:
     model, _ = begin(tiny())
     torch.manual_seed(0)
     return Policy(model, PolicyConfig(), 5, critic=critic)
+
+
+def test_being_late_can_cost_more_than_being_wrong():
+    late = replace(rollout(0), verdict=LATE)
+    assert [score(r, Algorithm(late=0.5)) for r in (rollout(1), rollout(0), late)] == [1, 0, -0.5]
+    assert score(late, Algorithm()) == 0
 
 
 def test_groups_become_examples_with_advantages_and_weights():
