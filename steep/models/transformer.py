@@ -98,6 +98,8 @@ def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 def rope_table(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """cos and sin for every position, [max_positions, E], fp32; the two halves of E carry the same angles."""
+    if torch.get_default_device().type == "meta":  # to compute there, torch loads torch._dynamo: a second
+        return torch.empty(config.max_positions, config.head_dim), torch.empty(config.max_positions, config.head_dim)
     inverse, scale = rope_frequencies(config)
     angles = torch.outer(torch.arange(config.max_positions, dtype=torch.float32), inverse)
     angles = torch.cat([angles, angles], -1)
@@ -182,7 +184,9 @@ class Transformer(LanguageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        # The numbers that nn.Embedding itself would draw; but on the meta device it loads torch._dynamo for that.
+        drawn = torch.randn(config.vocab_size, config.hidden_size)
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=drawn)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = None if config.tied_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -118,6 +120,12 @@ def test_loaded_model_is_ready_to_train(directory):
     fresh = Transformer(CONFIG)
     assert torch.equal(model.cos, fresh.cos)
     assert torch.equal(model.sin, fresh.sin)
+
+
+def test_loading_a_model_does_not_load_the_compiler_of_torch(directory):
+    code = f"import sys, steep.models as m; m.load(__import__('pathlib').Path({str(directory)!r}))"
+    code += "; print('torch._dynamo' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 def test_loaded_model_does_not_lean_on_the_file(model, directory):
