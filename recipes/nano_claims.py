@@ -10,6 +10,7 @@ model and fine-tunes on, on new demonstrations, for at least as long as the RL t
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from steep.algorithms import cispo
 from steep.engines import NativeConfig
 from steep.evals.claims import (
     Rows,
@@ -56,16 +57,17 @@ MIXTURE = (
 ALONE = ("countdown", "letters", "arithmetic")
 
 PRETRAIN_STEPS = 200
-SFT_STEPS = 1500
+SFT_STEPS = 1600
 SFT_EXAMPLES = 128
 SFT_TOKENS = 1100  # the longest demonstration that is seen whole
 CUT_SHARE = 0.05
 TOLD_SHARE = 0.5
-RL_STEPS = 240
+RL_STEPS = 160
 RL_GROUPS = 32
 RL_RATE = 3e-4
+LATE = 1.0
 THOUGHT = (16, 1024)
-FURTHER_STEPS = 900
+FURTHER_STEPS = 1050
 FURTHER_RATE = 2e-3
 ROWS = 384
 
@@ -135,6 +137,7 @@ def pipeline(seed: int, tasks: tuple[Share, ...], evals: tuple[Suite, ...], part
         rl=RlConfig(
             num_steps=steps(RL_STEPS),
             groups_per_step=RL_GROUPS,
+            algorithm=replace(cispo(), late=LATE),
             eval_every=max(1, steps(RL_STEPS) // 3),
             rollouts=RolloutConfig(thought=THOUGHT, full_share=0.1, answer=ANSWER, told_share=TOLD_SHARE),
             policy=PolicyConfig(optimizer=annealed, autocast=True),
