@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -70,6 +71,25 @@ def failed(sandbox, *call, **options):
 def test_two_hundred_checks_by_one_worker(sandbox):
     assert [sandbox.call("checks:double", n) for n in range(200)] == [2 * n for n in range(200)]
     assert len(of_this_process()) == 1
+
+
+def test_five_hundred_checks_leave_nothing_behind(sandbox, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    sandbox.call("checks:double", 0)
+    me = psutil.Process()
+    files_open = me.num_fds()
+    for n in range(500):
+        if n % 100 == 50:
+            assert failed(sandbox, "checks:crash", str(tmp_path / "note")) == "it ended its process, twice"
+        else:
+            assert sandbox.call("checks:double", n) == 2 * n
+    assert (tmp_path / "note").read_text() == "." * 10
+    assert me.num_fds() <= files_open  # the crashed worker's are closed; a new one starts when it is needed
+    assert len(of_this_process()) == 1
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_check_that_hangs_is_killed_and_tried_once_more(sandbox, tmp_path):
