@@ -74,8 +74,8 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
     @router.post("/v1/responses", responses=told(ResponseTold, ResponseEvent) | refusals([404, 429, 503]))
     async def create(asked: ResponseAsked, http: HttpRequest) -> Response:
         said = (*await _said_before(asked), *asked.messages(service.seal))
-        told = () if asked.instructions is None else (Message(role="system", content=asked.instructions),)
-        prompt = (*told, *said)
+        instructions = () if asked.instructions is None else (Message(role="system", content=asked.instructions),)
+        prompt = (*instructions, *said)
         if asked.background:
             made = await jobs.add(asked, said, prompt)
             if asked.stream:

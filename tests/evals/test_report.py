@@ -9,10 +9,12 @@ import torch
 from markdown_it import MarkdownIt
 from safetensors.numpy import load_file
 
+from steep.cli.task import GENERATED
 from steep.errors import SteepError
 from steep.evals.card import card, measured
 from steep.evals.findings import Findings, Scoring, Spending, load_findings, save_findings
 from steep.evals.levels import Choice, Tried
+from steep.evals.mending import REPLAYERS
 from steep.evals.reading import Span, mark_slips, readings, spans, survey
 from steep.evals.report import report, report_markdown, summary
 from steep.evals.report.markdown import as_markdown
@@ -21,7 +23,7 @@ from steep.evals.statistics import fit_log
 from steep.evals.thoughts import FOLLOWS, RAILS, Example, Figure
 from steep.runs import Claim, Log, read_json, write_json
 from steep.tasks.countdown import Countdown
-from steep.types import correct
+from steep.types import Replayer, correct
 
 CLAIMS = [
     Claim(id="nano.r2", value=0.97, low=0.95, high=0.98, bar=">= 0.95", command="steep train recipes/nano.py"),
@@ -311,6 +313,10 @@ def test_summary_needs_an_evaluation(making, tmp_path):
     making.new_run(tmp_path / "new")
     with pytest.raises(SteepError, match="nothing is evaluated"):
         summary([tmp_path / "new"])
+
+
+def test_mistakes_are_marked_for_every_task_whose_thoughts_can_be_worked_out_again():
+    assert set(REPLAYERS) == {name for name, make in GENERATED.items() if isinstance(make(), Replayer)}
 
 
 def test_slips_are_marked_across_spans():

@@ -6,12 +6,9 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from steep.cli.task import GENERATED
-from steep.evals.mending import REPLAYERS
 from steep.rollouts import rows
 from steep.runs import Run
 from steep.server.pages import pages
-from steep.types import Replayer
 from tests.evals.conftest import groups
 
 URL = "http://127.0.0.1:8400"
@@ -112,10 +109,6 @@ def test_text_of_a_model_is_made_printable(client):
     row = told(client, "rollouts", run="nano", stage="eval", task="letters", count=1)["rows"][0]
     assert row["prompt"].startswith("</pre><script>alert('x')</script>\\x1b[2J\\u202e")
     assert (row["model"], row["mode"]) == ("rl", "greedy")
-
-
-def test_mistakes_are_marked_for_every_task_whose_thoughts_can_be_worked_out_again():
-    assert set(REPLAYERS) == {name for name, make in GENERATED.items() if isinstance(make(), Replayer)}
 
 
 def test_new_rollouts_are_seen(root, tmp_path, template):
