@@ -48,7 +48,7 @@ def config() -> Recipe:
     return Recipe(
         tasks=(
             Share(task=Countdown(levels=(1,)), weight=4),
-            Share(task=Letters(levels=(1, 2)), weight=8),
+            Share(task=Letters(levels=(1, 2), made_up=0.5), weight=8),
             Share(task=Arithmetic(levels=(1, 2, 3)), weight=2),
             Share(task=Chat(), weight=0.3),
         ),

@@ -9,7 +9,8 @@ reversed word is read off by numbers, so that the next letter is never further t
 answered with spaces, because a reversed word in one piece would be cut into tokens that were never seen.
 
 The split is by word, whatever is asked about it: a word that is held out is held out for all three levels.
-"strawberry" is always held out for testing.
+"strawberry" is always held out for testing. Made-up words, the beginning of one word and the end of another, are for
+training only: there are thousands of words, which can be learned by heart, and millions of these.
 """
 
 import re
@@ -54,6 +55,7 @@ QUESTIONS = {
 }
 DOCUMENTS = ("{word}: {letters}", "spell {word}: {letters}", "The letters in {word} are {letters}.")
 HELD_OUT = "strawberry"
+WORD = re.compile("[a-z]{3,14}")
 
 SEPARATORS = re.compile(r"[\s,-]+")
 
@@ -61,13 +63,14 @@ SEPARATORS = re.compile(r"[\s,-]+")
 @cache
 def words() -> tuple[str, ...]:
     """Nouns, verbs and adjectives of 3 to 14 letters a-z from the lists of wonderwords, without its profanity list."""
-    assets = files("wonderwords") / "assets"
+    found = {word for name in ("noun", "verb", "adjective") for word in _listed(name)} | {HELD_OUT}
+    return tuple(sorted(word for word in found - _listed("profanity") if WORD.fullmatch(word)))
 
-    def read(name: str) -> set[str]:
-        return set((assets / f"{name}list.txt").read_text(encoding="utf-8").split("\n"))
 
-    listed = read("noun") | read("verb") | read("adjective") | {HELD_OUT}
-    return tuple(sorted(word for word in listed - read("profanity") if re.fullmatch("[a-z]{3,14}", word)))
+@cache
+def _listed(name: str) -> frozenset[str]:
+    text = (files("wonderwords") / "assets" / f"{name}list.txt").read_text(encoding="utf-8")
+    return frozenset(text.split("\n"))
 
 
 @cache
@@ -77,7 +80,28 @@ def crowded_words() -> tuple[str, ...]:
 
 
 def split_of_word(word: str) -> Split:
-    return "test" if word == HELD_OUT else split_of(f"letters/{word}")
+    if word == HELD_OUT:
+        return "test"
+    return split_of(f"letters/{word}") if word in set_of_words() else "train"
+
+
+@cache
+def set_of_words() -> frozenset[str]:
+    return frozenset(words())
+
+
+@cache
+def training_words() -> tuple[str, ...]:
+    return tuple(word for word in words() if split_of_word(word) == "train")
+
+
+def made_up_word(rng: Random) -> str:
+    """The beginning of one training word and the end of another, by chance a word of the lists."""
+    while True:
+        first, second = rng.choice(training_words()), rng.choice(training_words())
+        word = first[: rng.randint(1, len(first))] + second[rng.randrange(len(second)) :]
+        if WORD.fullmatch(word) and word not in _listed("profanity"):
+            return word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +116,14 @@ class Letters(Generated):
     """Share of the letters to count that are not in the word."""
     crowded: float = 0.2
     """Share of the words to count in that are drawn from those with some letter three times or more."""
+    made_up: float = 0.0
+    """Share of the words that are made up."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.made_up < 1:
+            raise ConfigError(
+                f"made_up is {self.made_up}", "give a share from 0 to below 1: words for testing are real"
+            )
         if not self.levels or not set(self.levels) <= set(KINDS):
             raise ConfigError(f"letters has no levels {list(self.levels)}", f"choose from {list(KINDS)}")
 
@@ -104,6 +134,8 @@ class Letters(Generated):
     def make(self, level: int, rng: Random) -> Problem:
         counts = KINDS[level] == "count"
         word = rng.choice(crowded_words() if counts and rng.random() < self.crowded else words())
+        if self.made_up and rng.random() < self.made_up:
+            word = made_up_word(rng)
         letter = self._letter(word, rng) if counts else ""
         return self._problem(level, word, letter, rng.choice(QUESTIONS[KINDS[level]]))
 
@@ -143,9 +175,7 @@ class Letters(Generated):
 
     def documents(self, rng: Random) -> str:
         """A word of the training split and its letters."""
-        word = rng.choice(words())
-        while split_of_word(word) != "train":
-            word = rng.choice(words())
+        word = rng.choice(training_words())
         return rng.choice(DOCUMENTS).format(word=word, letters=" ".join(word))
 
     def strawberry(self) -> Problem:

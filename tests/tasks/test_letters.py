@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from steep.errors import ConfigError
 from steep.tasks.generated import split_of
-from steep.tasks.letters import Letters, running_count, split_of_word, words
-from steep.types import Problem
+from steep.tasks.letters import Letters, made_up_word, running_count, set_of_words, split_of_word, words
+from steep.types import Problem, Split
 
 TASK = Letters()
 CLEAN = Letters(slips=0.0)
@@ -173,3 +173,32 @@ def test_same_seed_same_problems() -> None:
 def test_unknown_level_says_what_there_is() -> None:
     with pytest.raises(ConfigError, match="choose from"):
         Letters(levels=())
+
+
+@given(st.integers())
+def test_a_made_up_word_is_for_training_unless_it_is_a_held_out_word(seed: int) -> None:
+    word = made_up_word(Random(seed))
+    assert re.fullmatch("[a-z]{3,14}", word)
+    assert split_of_word(word) == ("train" if word not in set_of_words() else split_of(f"letters/{word}"))
+
+
+@pytest.mark.parametrize("level", TASK.levels)
+def test_half_of_the_training_words_are_made_up_and_none_of_the_others(level: int) -> None:
+    task = Letters(levels=(level,), made_up=0.5)
+
+    def real(split: Split) -> float:
+        drawn = islice(task.problems(split, seed=3), 1000)
+        return sum(problem.key["word"] in set_of_words() for problem in drawn) / 1000
+
+    assert real("valid") == real("test") == 1.0
+    assert 0.35 < real("train") < 0.5  # of the real words those that are held out are not used, of the made-up all
+
+
+def test_made_up_words_do_not_give_away_the_ends_of_held_out_words() -> None:
+    glued = [made_up_word(Random(seed)) for seed in range(2000)]
+    assert not any("strawberr" in word for word in glued)
+
+
+def test_words_for_testing_cannot_all_be_made_up() -> None:
+    with pytest.raises(ConfigError, match="words for testing are real"):
+        Letters(made_up=1.0)
