@@ -11,12 +11,13 @@ settings.load_profile("steep")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 
+torch.set_num_threads(1)  # for fixtures that live longer than a test too: products add up in another order with two
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
