@@ -23,6 +23,7 @@ from steep.engines import load_model, save_model
 from steep.errors import SteepError
 from steep.evals.o1 import O1Config
 from steep.models import PackedAttention
+from steep.models.weights import digest
 from steep.runs import Run, Stage
 from steep.runs import files as files_module
 from steep.tokens import Template
@@ -336,6 +337,16 @@ def test_an_evaluation_is_not_mixed_with_another(tiny, elsewhere, capsys):
     assert main([*words, "--budgets", "0"]) == 0
     assert main([*words, "--budgets", "0"]) == 0
     assert "e holds another evaluation" in failed(capsys, *words, "--budgets", "8")
+
+
+def test_an_evaluation_in_half_the_memory_says_so(tiny, elsewhere, capsys):
+    words = ["eval", str(tiny), "--task", "arithmetic", "--levels", "1", "--problems", "2", "--budgets", "0"]
+    assert main([*words, "--dtype", "bfloat16", "--out", "half"]) == main([*words, "--out", "whole"]) == 0
+    (half,), (whole,) = (json.loads(Path(out, "cells.json").read_text()) for out in ("half", "whole"))
+    parameters = dict(load_model(str(tiny)).model.named_parameters())
+    assert whole["digest"] == digest(parameters)
+    assert half["digest"] == digest({name: weight.bfloat16() for name, weight in parameters.items()})
+    assert "half holds another evaluation" in failed(capsys, *words, "--out", "half")
 
 
 SUITE = ["--suite", "o1", "--budgets", "0,8", "--samples", "2", "--problems", "4", "--answer", "8"]

@@ -17,6 +17,8 @@ OWN_OPTIONS = {
 }
 """Of the commands in which every other option names a field of the recipe."""
 TASK_HELP = "a name in `steep tasks list`, gym:NAME, a file of problems (.jsonl, .jsonl.gz, .py) or FILE.py:CLASS"
+DTYPES = ("float32", "bfloat16")
+DTYPE_HELP = "of weights and cache: float32 (default), or bfloat16, which takes half the memory and rounds"
 ANSWER_HELP = "answer tokens at most (the model's own limit)"
 MODEL_HELP = (
     "a run (runs/nano), a stage of one, its best checkpoint (runs/nano/rl/best), a model directory, a GGUF file, "
@@ -258,6 +260,7 @@ def _eval(commands: _Commands) -> None:
     parser.add_argument("--problems", type=_number(1), default=200, metavar="N", help="different problems (200)")
     parser.add_argument("--answer", type=_number(1), metavar="N", help=ANSWER_HELP)
     parser.add_argument("--greedy", action="store_true", help="take the likeliest token; otherwise temperature 1")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=DTYPE_HELP)
     parser.add_argument(
         "--out",
         type=Path,
@@ -494,6 +497,7 @@ def _serve(commands: _Commands) -> None:
     limits.add_argument("--rows", type=_number(1), default=64, metavar="N", help="answers that are made together (64)")
     limits.add_argument("--queue", type=_number(0), default=256, metavar="N", help="answers that may wait (256)")
     limits.add_argument("--context", type=_number(1), metavar="N", help="tokens of prompt and answer (the model's own)")
+    limits.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=DTYPE_HELP)
     limits.add_argument("--max-thought", type=_number(0), metavar="N", help="thinking tokens of one answer at most")
     limits.add_argument(
         "--drain", type=_number(0), default=30, metavar="SECONDS", help="time to end answers when it is stopped (30)"

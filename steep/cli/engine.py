@@ -5,26 +5,28 @@ from collections.abc import Sequence
 import psutil
 
 from steep.cli.outcome import Output
-from steep.engines import LoadedModel, NativeConfig, NativeEngine
+from steep.engines import DTYPES, LoadedModel, NativeConfig, NativeEngine
 from steep.errors import SteepError
 from steep.models.transformer import Shape
 
 CACHE_SHARE = 0.25
 """The part of the free memory that a cache may take."""
-FLOAT_BYTES = 4
 LONGEST_CONTEXT = 8192
 """Of a model that could take more: its cache would fill the memory."""
 
 
-def new_engine(loaded: LoadedModel, rows: int, context: int, kind: type[NativeEngine] = NativeEngine) -> NativeEngine:
+def new_engine(
+    loaded: LoadedModel, rows: int, context: int, kind: type[NativeEngine] = NativeEngine, dtype: str = "float32"
+) -> NativeEngine:
     """An engine that decodes `rows` sequences of `context` tokens together, or fewer where memory is short."""
-    fit = int(CACHE_SHARE * psutil.virtual_memory().available / row_bytes(loaded.model.config, context))
+    row = row_bytes(loaded.model.config, context, DTYPES[dtype].itemsize)
+    fit = int(CACHE_SHARE * psutil.virtual_memory().available / row)
     if fit == 0:
         raise SteepError(
             f"one sequence of {context} tokens does not fit the free memory",
             "choose smaller budgets, or close other programs",
         )
-    config = NativeConfig(rows=min(rows, fit), context=context)
+    config = NativeConfig(rows=min(rows, fit), context=context, dtype=dtype)
     return kind(loaded.model, config, loaded.template.end_ids)
 
 
@@ -50,6 +52,6 @@ def tell_thoughtless(loaded: LoadedModel, output: Output) -> None:
         output.say(f"{loaded.name} has no thought section: it answers at once, whatever the budget", style="yellow")
 
 
-def row_bytes(config: Shape, context: int) -> int:
-    """Keys and values of one sequence."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * context * FLOAT_BYTES
+def row_bytes(config: Shape, context: int, number: int) -> int:
+    """Keys and values of one sequence; `number` is the bytes of one number."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * context * number

@@ -27,7 +27,7 @@ from steep.tasks.mixture import by_name, distinct
 from steep.training.recipe import Recipe
 from steep.types import Problem, Task
 
-ROWS = 256
+ROWS = 512
 BUDGETS = (0, 64, 256)
 
 
@@ -50,9 +50,10 @@ def one_task(args: argparse.Namespace, loaded: LoadedModel, task: Task) -> Outco
     problems = distinct(task, "test", config.problems)
     if not problems:
         raise SteepError(f"the task {task.name} has no problems in its test split", "choose other levels")
-    engine = engine_for(loaded, problems, config.eval)
+    engine = engine_for(loaded, problems, config.eval, dtype=args.dtype)
     out = args.out or Path("runs/evals") / f"{named(loaded)}-{task.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    begin(out, args, {"model": str(loaded.path), "task": to_json(task), "config": to_json(config)})
+    settings = {"task": to_json(task), "config": to_json(config), "dtype": args.dtype}
+    begin(out, args, {"model": str(loaded.path), **settings})
     with resumable(out):
         cells = measure(Stage(out), loaded.name, engine, loaded.template, {task.name: task}, config)
     tell(cells, out)
@@ -66,10 +67,11 @@ def o1(args: argparse.Namespace, loaded: LoadedModel, tasks: Sequence[Task]) -> 
     further = tuple(way for way in FURTHER if way not in args.without)
     config = O1Config(suite=suite_config(args, loaded, budgets, samples=64), further=further)
     settings = {"suite": "o1", "tasks": to_json(tasks), "levels": args.levels, "config": to_json(config)}
+    settings |= {"dtype": args.dtype}
     begin(out, args, {"model": str(loaded.path), **settings})
 
     def engine(problems: Sequence[Problem], asked: EvalConfig, chunked: bool) -> NativeEngine:
-        return engine_for(loaded, problems, asked, ChunkedEngine if chunked else NativeEngine)
+        return engine_for(loaded, problems, asked, ChunkedEngine if chunked else NativeEngine, args.dtype)
 
     subject = Subject(loaded=loaded, new_engine=engine)
     with resumable(out):
@@ -118,7 +120,11 @@ def suite_config(
 
 
 def engine_for(
-    loaded: LoadedModel, problems: Sequence[Problem], config: EvalConfig, kind: type[NativeEngine] = NativeEngine
+    loaded: LoadedModel,
+    problems: Sequence[Problem],
+    config: EvalConfig,
+    kind: type[NativeEngine] = NativeEngine,
+    dtype: str = "float32",
 ) -> NativeEngine:
     """One with room for the longest prompt and all that may follow it."""
     longest = max(len(loaded.template.render(problem.prompt)) for problem in problems)
@@ -130,7 +136,7 @@ def engine_for(
             f"a budget of {budget.thought} tokens does not fit the model's context of {limit}",
             f"choose budgets up to {limit - rest}" if limit >= rest else "choose a shorter --answer",
         )
-    return new_engine(loaded, min(ROWS, len(problems) * config.samples), context, kind)
+    return new_engine(loaded, min(ROWS, len(problems) * config.samples), context, kind, dtype)
 
 
 def begin(out: Path, args: argparse.Namespace, settings: dict[str, Any]) -> None:

@@ -61,7 +61,8 @@ def served(loaded: LoadedModel, args: argparse.Namespace) -> ServedModel:
     if args.context is not None and args.context > longest:
         raise SteepError(f"the context of {loaded.name} is {longest} tokens", f"choose --context {longest} or less")
     kind = ChunkedEngine if args.thinking == "chunked" else NativeEngine
-    return ServedModel(loaded, new_engine(loaded, args.rows, args.context or min(longest, LONGEST_CONTEXT), kind))
+    context = args.context or min(longest, LONGEST_CONTEXT)
+    return ServedModel(loaded, new_engine(loaded, args.rows, context, kind, args.dtype))
 
 
 def is_loopback(host: str) -> bool:

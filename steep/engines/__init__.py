@@ -3,9 +3,10 @@
 from steep.engines.chunked import ChunkedEngine
 from steep.engines.directory import LoadedModel, find_device, load_model, save_model, save_model_gguf, with_thought
 from steep.engines.locate import Found, find_model
-from steep.engines.native import NativeConfig, NativeEngine
+from steep.engines.native import DTYPES, NativeConfig, NativeEngine
 
 __all__ = [
+    "DTYPES",
     "ChunkedEngine",
     "Found",
     "LoadedModel",

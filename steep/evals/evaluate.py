@@ -5,8 +5,9 @@ sampled anew. A rollout's random numbers depend on its seed and on the token's n
 each budget would have given (tests hold the two against each other).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,8 @@ def evaluate(
     engine: Engine, template: Template, tasks: Mapping[str, Task], problems: Sequence[Problem], config: EvalConfig
 ) -> dict[int, list[Group]]:
     """Verified groups for each budget, in the order of the problems."""
-    return dict(sorted(sweep(engine, template, tasks, problems, config)))
+    found = sweep(engine, template, tasks, problems, config)
+    return dict(sorted((budget, verify()) for budget, verify in found))
 
 
 def sweep(
@@ -50,8 +52,9 @@ def sweep(
     config: EvalConfig,
     done: Collection[int] = (),
     longest: list[list[Rollout]] | None = None,
-) -> Iterator[tuple[int, list[Group]]]:
-    """The same one budget after the other, from the largest down, without those that are `done`.
+) -> Iterator[tuple[int, Callable[[], list[Group]]]]:
+    """The same one budget after the other, from the largest down, without those that are `done`; not verified yet, so
+    that a thread can do it while the next are sampled.
 
     `longest` are the rollouts at the largest budget, where they were sampled before.
     """
@@ -67,7 +70,7 @@ def sweep(
             sampled = _sample(engine, template, problems, budget, config)
         else:
             sampled = _cut(engine, template, longest, budget, config)
-        yield budget, verified_groups(zip(problems, sampled, strict=True), tasks, template)
+        yield budget, partial(verified_groups, list(zip(problems, sampled, strict=True)), tasks, template)
 
 
 def budgets_of(template: Template, config: EvalConfig) -> set[int]:

@@ -1,6 +1,7 @@
 """An evaluation as a directory: cells (an accuracy each, with its interval) and the rollouts they were counted from."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -20,8 +21,11 @@ from steep.tokens import Template
 from steep.types import Budget, Demonstrator, Engine, Group, Problem, Rollout, Task
 
 Mode = Literal["greedy", "sampled", "told", "extended", "chunked"]
-Answering = Callable[[Sequence[Problem], EvalConfig, Mapping[int, "Cell"]], Iterable[tuple[int, list[Group]]]]
-"""Verified groups for each budget of a config that has no cell yet, in the order of the problems."""
+Verifying = Callable[[], Sequence[Group]]
+"""Verifies groups that were sampled."""
+Found = Iterable[tuple[int, Verifying]]
+Answering = Callable[[Sequence[Problem], EvalConfig, Mapping[int, "Cell"]], Found]
+"""Groups for each budget of a config that has no cell yet, in the order of the problems; verified when asked to."""
 FILE = "cells.json"
 
 
@@ -78,9 +82,7 @@ def measure(
     A budget whose cells are on disk already is not computed again.
     """
 
-    def answers(
-        problems: Sequence[Problem], asked: EvalConfig, done: Mapping[int, Cell]
-    ) -> Iterable[tuple[int, list[Group]]]:
+    def answers(problems: Sequence[Problem], asked: EvalConfig, done: Mapping[int, Cell]) -> Found:
         largest = max(budgets_of(template, asked))
         before = done[largest].file if largest in done else None
         longest = None if before is None else _restored(stage, before, template, budget_of(template, largest, asked))
@@ -92,11 +94,10 @@ def measure(
 def measure_demonstrator(stage: Stage, template: Template, task: Demonstrator, config: SuiteConfig) -> list[Cell]:
     """Beside the cells of models those of the task's own demonstrations, sampled; `template` counts their tokens."""
 
-    def answers(
-        problems: Sequence[Problem], asked: EvalConfig, done: Mapping[int, Cell]
-    ) -> Iterable[tuple[int, list[Group]]]:
+    def answers(problems: Sequence[Problem], asked: EvalConfig, done: Mapping[int, Cell]) -> Found:
         missing = tuple(budget for budget in asked.budgets if budget not in done)
-        return demonstrations(task, template, problems, replace(asked, budgets=missing)).items()
+        shown = demonstrations(task, template, problems, replace(asked, budgets=missing))
+        return [(budget, partial(list, groups)) for budget, groups in shown.items()]
 
     config = replace(config, modes=("sampled",))
     return _measured(stage, DEMONSTRATOR, None, template, {task.name: task}, config, answers)
@@ -117,28 +118,50 @@ def _measured(
             f"{stage.path} holds figures of another model that was called {model}", "evaluate in another directory"
         )
     asked = [(name, mode, in_mode(config.eval, mode)) for name in tasks for mode in config.modes]
-    finished = 0
+
+    def done(name: str, mode: Mode) -> dict[int, Cell]:
+        return {c.budget: c for c in cells if (c.model, c.task, c.mode, c.level) == (model, name, mode, None)}
+
+    def measured() -> int:
+        return sum(len(done(name, mode)) for name, mode, _ in asked)
+
+    def keep(name: str, mode: Mode, budget: int, verify: Verifying) -> None:
+        nonlocal cells
+        groups = verify()
+        file = len({(c.model, c.task, c.mode, c.budget) for c in cells})
+        chosen = [vote for group in groups for vote in votes(group, tasks[name], template)]
+        saved = zip(rows(groups, template), chosen, strict=True)
+        # the same file, if this was cut short before
+        stage.save_rollouts(file, [{"model": model, "mode": mode, **row, "vote": v} for row, v in saved])
+        cells = _in_order([*cells, *cells_of(model, name, mode, {budget: groups}, file, digest)])
+        stage.when_room(partial(write_json, stage.path / FILE, [asdict(cell) for cell in cells]))
+        progress.update(measured())
+
     with Progress(sum(len(budgets_of(template, each)) for _, _, each in asked), f"eval {model}") as progress:
         for name, mode, each in asked:
-            here = [c for c in cells if (c.model, c.task, c.mode, c.level) == (model, name, mode, None)]
-            done = {cell.budget: cell for cell in here}
-            if not budgets_of(template, each) <= done.keys():
+            before = done(name, mode)
+            if not budgets_of(template, each) <= before.keys():
                 problems = distinct(tasks[name], "test", config.problems)
-                for budget, groups in answers(problems, each, done):
-                    file = len({(c.model, c.task, c.mode, c.budget) for c in cells})
-                    chosen = [vote for group in groups for vote in votes(group, tasks[name], template)]
-                    saved = zip(rows(groups, template), chosen, strict=True)
-                    # the same file, if this was cut short before
-                    stage.save_rollouts(file, [{"model": model, "mode": mode, **row, "vote": v} for row, v in saved])
-                    found = cells_of(model, name, mode, {budget: groups}, file, digest)
-                    cells = _in_order([*cells, *found])
-                    stage.when_room(partial(write_json, stage.path / FILE, [asdict(cell) for cell in cells]))
-                    done[budget] = found[0]
-                    progress.update(finished + len(done))
-            finished += len(done)
-            accuracies = " ".join(f"{cell.value:.0%}@{budget}" for budget, cell in sorted(done.items()))
-            progress.update(finished, {f"{name} {mode}": accuracies})
+                _behind(partial(keep, name, mode), answers(problems, each, before), stage)
+            accuracies = " ".join(f"{cell.value:.0%}@{budget}" for budget, cell in sorted(done(name, mode).items()))
+            progress.update(measured(), {f"{name} {mode}": accuracies})
     return cells
+
+
+def _behind(keep: Callable[[int, Verifying], None], found: Found, stage: Stage) -> None:
+    """Keep what is found, in a thread, while the next is sampled; one behind it at most."""
+    with ThreadPoolExecutor(1) as pool:
+        kept: Future[None] | None = None
+        try:
+            for budget, verify in found:
+                if kept is not None:
+                    kept.result()
+                kept = pool.submit(keep, budget, verify)
+            if kept is not None:
+                kept.result()
+        except KeyboardInterrupt:
+            stage.stopping.asked = True  # to wait for room on a full disk ends too
+            raise
 
 
 def _restored(stage: Stage, file: int, template: Template, budget: Budget) -> list[list[Rollout]]:

@@ -16,8 +16,7 @@ def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]
         for rollout in group.rollouts:
             verdict = rollout.verdict
             assert verdict is not None
-            ids = rollout.ids.tolist()
-            thought, answer = map(template.tokenizer.decode, template.split(ids))
+            thought, answer = map(template.tokenizer.decode, template.split(rollout.ids.tolist()))
             yield {
                 "group": number,
                 "problem": problem.id,
@@ -32,16 +31,16 @@ def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]
                 "reason": verdict.reason,
                 "budget": rollout.budget.thought,
                 "thought_tokens": rollout.thought_tokens,
-                "tokens": len(ids),
+                "tokens": len(rollout.ids),
                 "interrupted": rollout.interrupted,
                 "ended": rollout.ended,
                 "stop": rollout.stop,
                 "seed": rollout.seed,
                 "sample": rollout.sample,
                 "prompt_ids": list(rollout.prompt_ids),
-                "ids": ids,
-                "sampled": rollout.sampled.tolist(),
-                "version": int(rollout.versions[-1]) if len(ids) else None,
+                "ids": rollout.ids,
+                "sampled": rollout.sampled,
+                "version": int(rollout.versions[-1]) if len(rollout.ids) else None,
             }
 
 

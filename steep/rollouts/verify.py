@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from steep.sandbox import WORKERS
 from steep.tokens import Template
-from steep.types import Group, Problem, Rollout, Task, Verdict, invalid, wrong
+from steep.types import Group, Problem, Rollout, Stop, Task, Verdict, invalid, wrong
 
 
 def verified_groups(
@@ -19,7 +19,15 @@ def verified_groups(
     """
 
     def group(problem: Problem, rollouts: Sequence[Rollout]) -> Group:
-        return Group(problem=problem, rollouts=tuple(verified(r, problem, tasks, template) for r in rollouts))
+        found: dict[tuple[Stop, bytes | None], Verdict] = {}  # many give the same answer: it is checked once
+        judged = []
+        for rollout in rollouts:
+            ended = rollout.thought_len
+            same = rollout.stop, None if ended is None else rollout.ids[ended:].tobytes()
+            if same not in found:
+                found[same] = judge(rollout, problem, tasks[problem.task], template)
+            judged.append(replace(rollout, verdict=found[same]))
+        return Group(problem=problem, rollouts=tuple(judged))
 
     if not any(getattr(task, "in_worker", False) for task in tasks.values()):
         return [group(*one) for one in sampled]

@@ -1,5 +1,6 @@
 import json
 import math
+import threading
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
@@ -70,6 +71,38 @@ class SaysYes:
 
 
 SMALL = SuiteConfig(problems=10, eval=EvalConfig(budgets=(0, 4, 16), samples=3))
+
+
+def test_answers_are_checked_while_the_next_ones_are_sampled(tmp_path, template):
+    sampling = threading.Event()
+
+    class Patient(Parity):
+        def verify(self, problem, answer):
+            assert sampling.wait(10)
+            return super().verify(problem, answer)
+
+    class Telling(SaysYes):
+        def submit(self, request):
+            if request.budget.thought == 4:
+                sampling.set()
+            return super().submit(request)
+
+    config = SuiteConfig(problems=2, modes=("sampled",), eval=EvalConfig(budgets=(4, 16)))
+    cells = measure(Stage(tmp_path), "sft", Telling(template), template, {"parity": Patient()}, config)
+    assert [(c.budget, c.invalid) for c in cells if c.level is None] == [(4, 0), (16, 0)]
+
+
+def test_what_was_sampled_before_an_interruption_is_kept(tmp_path, template):
+    class Interrupted(SaysYes):
+        def submit(self, request):
+            if request.budget.thought == 4:
+                raise KeyboardInterrupt
+            return super().submit(request)
+
+    config = SuiteConfig(problems=2, modes=("sampled",), eval=EvalConfig(budgets=(4, 16)))
+    with pytest.raises(KeyboardInterrupt):
+        measure(Stage(tmp_path), "sft", Interrupted(template), template, {"parity": Parity()}, config)
+    assert {c.budget for c in load_cells(tmp_path)} == {16}
 
 
 def test_measured_cells(tmp_path, template):

@@ -200,6 +200,23 @@ def test_a_check_that_fails_is_invalid_and_never_wrong(template: Template):
     assert judge(rollout(template, answer, ended=False), problem, Countdown(), template).kind == "wrong"
 
 
+def test_one_answer_is_checked_once_for_all_who_gave_it_in_the_same_way(template: Template):
+    asked = []
+
+    class Counted(Countdown):
+        def verify(self, problem: Problem, answer: str) -> Verdict:
+            asked.append(answer)
+            return super().verify(problem, answer)
+
+    problem, right, _ = Countdown().examples()[0]
+    cut, endless = rollout(template, right, stop="length"), rollout(template, right, ended=False)
+    given = [rollout(template, right), rollout(template, "1"), rollout(template, right), cut, endless]
+    given.append(rollout(template, "1"))
+    (group,) = verified_groups([(problem, given)], {"countdown": Counted()}, template)
+    assert [r.verdict.kind for r in group.rollouts] == ["correct", "wrong", "correct", "wrong", "wrong", "wrong"]
+    assert asked == [right, "1"]
+
+
 class Slow(Countdown):
     in_worker = True
 
@@ -225,7 +242,7 @@ def test_rows_say_everything_needed_to_verify_again(template: Template):
     saved = list(rows(groups, template))
     assert len(saved) == 6
     for row, r in zip(saved, [r for g in groups for r in g.rollouts], strict=True):
-        assert row["ids"] == r.ids.tolist()
+        assert row["ids"] is r.ids
         assert row["answer"] == template.answer(r.ids.tolist())
         assert row["verdict"] == r.verdict.kind
 
