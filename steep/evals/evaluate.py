@@ -106,11 +106,10 @@ def _cut(
     """What the rollouts would have been under a smaller budget."""
     budget = budget_of(template, thought, config)
 
-    def cut(rollout: Rollout) -> Rollout | None:
-        """The rollout itself if it stopped thinking before the smaller budget did, else None: to be sampled."""
+    def over(rollout: Rollout) -> bool:
+        """Whether it stopped thinking before the smaller budget did, so that it stays as it is."""
         broken_off = rollout.thought_len is None and len(rollout.ids) <= thought  # by an end token within the thought
-        ended = rollout.thought_len is not None and rollout.thought_tokens < thought
-        return replace(rollout, budget=budget) if ended or broken_off else None
+        return broken_off or (rollout.thought_len is not None and rollout.thought_tokens < thought)
 
     futures = {
         (p, s): engine.submit(
@@ -125,18 +124,17 @@ def _cut(
         )
         for p, rollouts in enumerate(longest)
         for s, rollout in enumerate(rollouts)
-        if cut(rollout) is None
+        if not over(rollout)
     }
 
-    def answered(p: int, s: int, rollout: Rollout) -> Rollout:
+    def cut(p: int, s: int, rollout: Rollout) -> Rollout:
         """With what is known of the thought that it was given: which tokens of it were forced."""
+        if (p, s) not in futures:
+            return replace(rollout, budget=budget)
         (found,) = futures[p, s].result()
         return replace(found, sampled=np.concatenate([rollout.sampled[:thought], found.sampled[thought:]]))
 
-    return [
-        [cut(rollout) or answered(p, s, rollout) for s, rollout in enumerate(rollouts)]
-        for p, rollouts in enumerate(longest)
-    ]
+    return [[cut(p, s, rollout) for s, rollout in enumerate(rollouts)] for p, rollouts in enumerate(longest)]
 
 
 def scores(groups: Sequence[Group]) -> NDArray[np.float64]:
