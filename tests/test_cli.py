@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steep.cli import doctor, main
+from steep import engines
+from steep.cli import arguments, doctor, main
 from steep.cli.arguments import build, split_overrides
 from steep.cli.chat import Conversation, Reply, obey
 from steep.cli.entry import explain
@@ -337,6 +338,10 @@ def test_an_evaluation_is_not_mixed_with_another(tiny, elsewhere, capsys):
     assert main([*words, "--budgets", "0"]) == 0
     assert main([*words, "--budgets", "0"]) == 0
     assert "e holds another evaluation" in failed(capsys, *words, "--budgets", "8")
+
+
+def test_the_dtypes_of_the_command_line_are_those_of_the_engine():
+    assert tuple(engines.DTYPES) == arguments.DTYPES
 
 
 def test_an_evaluation_in_half_the_memory_says_so(tiny, elsewhere, capsys):

@@ -52,8 +52,7 @@ def one_task(args: argparse.Namespace, loaded: LoadedModel, task: Task) -> Outco
         raise SteepError(f"the task {task.name} has no problems in its test split", "choose other levels")
     engine = engine_for(loaded, problems, config.eval, dtype=args.dtype)
     out = args.out or Path("runs/evals") / f"{named(loaded)}-{task.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    settings = {"task": to_json(task), "config": to_json(config), "dtype": args.dtype}
-    begin(out, args, {"model": str(loaded.path), **settings})
+    begin(out, args, measured(loaded, args) | {"task": to_json(task), "config": to_json(config)})
     with resumable(out):
         cells = measure(Stage(out), loaded.name, engine, loaded.template, {task.name: task}, config)
     tell(cells, out)
@@ -67,8 +66,7 @@ def o1(args: argparse.Namespace, loaded: LoadedModel, tasks: Sequence[Task]) -> 
     further = tuple(way for way in FURTHER if way not in args.without)
     config = O1Config(suite=suite_config(args, loaded, budgets, samples=64), further=further)
     settings = {"suite": "o1", "tasks": to_json(tasks), "levels": args.levels, "config": to_json(config)}
-    settings |= {"dtype": args.dtype}
-    begin(out, args, {"model": str(loaded.path), **settings})
+    begin(out, args, measured(loaded, args) | settings)
 
     def engine(problems: Sequence[Problem], asked: EvalConfig, chunked: bool) -> NativeEngine:
         return engine_for(loaded, problems, asked, ChunkedEngine if chunked else NativeEngine, args.dtype)
@@ -137,6 +135,10 @@ def engine_for(
             f"choose budgets up to {limit - rest}" if limit >= rest else "choose a shorter --answer",
         )
     return new_engine(loaded, min(ROWS, len(problems) * config.samples), context, kind, dtype)
+
+
+def measured(loaded: LoadedModel, args: argparse.Namespace) -> dict[str, Any]:
+    return {"model": str(loaded.path), "dtype": args.dtype}
 
 
 def begin(out: Path, args: argparse.Namespace, settings: dict[str, Any]) -> None:
