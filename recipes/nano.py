@@ -57,7 +57,7 @@ def config() -> Recipe:
             hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384
         ),
         pretrain=PretrainConfig(steps=100, policy=supervised),
-        sft=SftConfig(steps=1050, examples=128, cut_share=0.05, policy=supervised),
+        sft=SftConfig(steps=6000, examples=16, cut_share=0.05, policy=supervised),
         engine=NativeConfig(rows=384, context=768, dtype="bfloat16"),
         rl=RlConfig(
             num_steps=90,

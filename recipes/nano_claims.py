@@ -57,17 +57,18 @@ MIXTURE = (
 ALONE = ("countdown", "letters", "arithmetic")
 
 PRETRAIN_STEPS = 200
-SFT_STEPS = 4000
-SFT_EXAMPLES = 64
+SFT_STEPS = 10000
+SFT_EXAMPLES = 16
 SFT_TOKENS = 1100  # the longest demonstration that is seen whole
 CUT_SHARE = 0.05
 TOLD_SHARE = 0.5
+RL_TOLD_SHARE = 0.2
 RL_STEPS = 100
 RL_GROUPS = 32
 RL_RATE = 3e-4
 LATE = 1.0
 THOUGHT = (16, 1024)
-FURTHER_STEPS = 1100
+FURTHER_STEPS = 4400
 FURTHER_RATE = 2e-3
 ROWS = 384
 
@@ -139,7 +140,7 @@ def pipeline(seed: int, tasks: tuple[Share, ...], evals: tuple[Suite, ...], part
             groups_per_step=RL_GROUPS,
             algorithm=replace(cispo(), late=LATE),
             eval_every=max(1, steps(RL_STEPS) // 3),
-            rollouts=RolloutConfig(thought=THOUGHT, full_share=0.1, answer=ANSWER, told_share=TOLD_SHARE),
+            rollouts=RolloutConfig(thought=THOUGHT, full_share=0.1, answer=ANSWER, told_share=RL_TOLD_SHARE),
             policy=PolicyConfig(optimizer=annealed, autocast=True),
         ),
         watch=WATCHED,
