@@ -49,7 +49,7 @@ FURTHER_SEED = 1000  # added to a seed for demonstrations that its fine-tuning h
 
 MODEL = ModelConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384)
 MIXTURE = (
-    Share(task=Countdown(levels=(1, 3), careful=0.7), weight=6, level_weights=(1, 1)),
+    Share(task=Countdown(levels=(1, 3), careful=0.7), weight=6, level_weights=(3, 2)),
     Share(task=Letters(levels=(1, 2)), weight=4),
     Share(task=Arithmetic(), weight=4),
     Share(task=Chat(), weight=0.3),
@@ -61,14 +61,14 @@ SFT_STEPS = 10000
 SFT_EXAMPLES = 16
 SFT_TOKENS = 1100  # the longest demonstration that is seen whole
 CUT_SHARE = 0.05
-TOLD_SHARE = 0.5
+TOLD_SHARE = 0.4
 RL_TOLD_SHARE = 0.2
-RL_STEPS = 100
+RL_STEPS = 120
 RL_GROUPS = 32
 RL_RATE = 3e-4
 LATE = 1.0
 THOUGHT = (16, 1024)
-FURTHER_STEPS = 4400
+FURTHER_STEPS = 5500
 FURTHER_RATE = 2e-3
 ROWS = 384
 
