@@ -31,6 +31,7 @@ from steep.models.transformer import ModelConfig
 from steep.policies import OptimizerConfig, PolicyConfig
 from steep.rollouts import RolloutConfig
 from steep.runs import Claim, Run
+from steep.runs.health import HealthConfig, Limit
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.chat import Chat
 from steep.tasks.countdown import Countdown
@@ -144,6 +145,7 @@ def pipeline(seed: int, tasks: tuple[Share, ...], evals: tuple[Suite, ...], part
             policy=PolicyConfig(optimizer=annealed, autocast=True),
         ),
         watch=WATCHED,
+        health=HealthConfig(zero_variance=Limit(warn=0.5, steps=10)),  # letters alone are solved before RL
         evals=evals,
     )
 
