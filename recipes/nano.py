@@ -50,7 +50,7 @@ def config() -> Recipe:
             Share(task=Countdown(levels=(1,)), weight=4),
             Share(task=Letters(levels=(1, 2), made_up=0.5), weight=8),
             Share(task=Arithmetic(levels=(1, 2, 3)), weight=2),
-            Share(task=Chat(), weight=0.3),
+            Share(task=Chat(), weight=1),
         ),
         vocabulary=300,  # words stay near to letters: there are few pieces whose spelling must be learned
         model=ModelConfig(
