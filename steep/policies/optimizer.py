@@ -1,11 +1,14 @@
 """Muon for matrices and AdamW for the rest, or AdamW for all, with one learning-rate schedule over both."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from steep.models import kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class Optimizer:
             adamw = torch.optim.AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=decay, fused=True)
             self.parts.append((adamw, config.lr))
         if matrices:
-            muon = torch.optim.Muon(matrices, lr=config.matrix_lr, momentum=0.95, weight_decay=decay)
+            muon = Muon(matrices, lr=config.matrix_lr, weight_decay=decay)
             self.parts.append((muon, config.matrix_lr))
         self.parameters = [p for _, p in named]
 
@@ -79,3 +82,44 @@ class Optimizer:
     def load_state(self, state: list[dict[str, Any]]) -> None:
         for (part, _), saved in zip(self.parts, state, strict=True):
             part.load_state_dict(saved)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose direction is orthogonalised (Jordan et al. 2024), for matrices.
+
+    `torch.optim.Muon` is the same and always multiplies in bf16, which takes 20 times as long on a processor that has
+    no instructions for it. States are interchangeable.
+    """
+
+    MOMENTUM = 0.95
+
+    def __init__(self, matrices: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                momentum = state.setdefault("momentum_buffer", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - self.MOMENTUM)
+                dtype = torch.bfloat16 if kernels.multiplies_bf16(p.device) else torch.float32
+                update = orthogonalised(p.grad.lerp(momentum, self.MOMENTUM).to(dtype))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
+
+
+def orthogonalised(x_NM: Tensor, steps: int = 5) -> Tensor:
+    """A matrix with the same singular vectors and singular values near 1 (0.7 to 1.2), by Newton and Schulz's iteration
+    with Jordan's coefficients.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    wide = x_NM.shape[0] <= x_NM.shape[1]
+    x = x_NM if wide else x_NM.T
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.T

@@ -34,7 +34,7 @@ class PolicyConfig:
     micro_batch_tokens: int = 4096
     """Tokens of a micro-batch: bounds memory, changes no gradient. Halved where memory runs out all the same."""
     autocast: bool = False
-    """bf16 matrix products with fp32 weights and head. On small models fp32 is as fast."""
+    """bf16 matrix products with fp32 weights and head, on devices that are faster with them; elsewhere all is fp32."""
     lora: LoraConfig | None = None
     """Train adapters in the place of the layers' matrices. None: train all weights."""
 
@@ -62,6 +62,7 @@ class Policy:
         self.optimizer = Optimizer(trained, config.optimizer)
         self.step = 0
         self.device = model.device
+        self.autocast = config.autocast and kernels.multiplies_bf16(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
 
@@ -167,7 +168,7 @@ class Policy:
     def _inputs(self, batch: MicroBatch) -> LossInputs:
         positions_N = packed_positions(batch.lengths, self.device, batch.trees)
         attend = PackedAttention(batch.lengths, self.device, batch.trees)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             x_ND = self.model(batch.ids_N, positions_N, attend)
         x_TD = x_ND[batch.before_T]
         logprobs_T, entropy_T = kernels.token_logprobs(self.model.logits(x_TD), batch.targets_T)

@@ -17,7 +17,7 @@ from steep.models import digest
 from steep.models.lora import LoraConfig
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig, pack
-from steep.policies.optimizer import rate
+from steep.policies.optimizer import Muon, orthogonalised, rate
 from steep.types import Budget, Request
 
 CONFIG = ModelConfig(
@@ -305,11 +305,51 @@ def test_adapters_are_not_put_on_another_model():
 
 def test_muon_takes_the_matrices_of_the_layers_only():
     parts = policy(kind="muon").optimizer.parts
-    muon = [
-        p for part, _ in parts if isinstance(part, torch.optim.Muon) for g in part.param_groups for p in g["params"]
-    ]
+    muon = [p for part, _ in parts if isinstance(part, Muon) for g in part.param_groups for p in g["params"]]
     assert len(muon) == 4 * CONFIG.num_layers
     assert all(p.dim() == 2 for p in muon)
+
+
+def matrices() -> list[torch.nn.Parameter]:
+    shapes = ((8, 8), (24, 8), (8, 40))
+    return [
+        torch.nn.Parameter(torch.randn(s, generator=torch.Generator().manual_seed(i))) for i, s in enumerate(shapes)
+    ]
+
+
+@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
+def test_muon_steps_as_torch_has_it_and_takes_its_state(monkeypatch, products):
+    monkeypatch.setattr("steep.models.kernels.multiplies_bf16", lambda device: products is torch.bfloat16)
+    own, other = matrices(), matrices()
+    reference = torch.optim.Muon(other, lr=0.02, momentum=0.95, weight_decay=0.1)
+    muon = Muon(own, lr=0.02, weight_decay=0.1)
+    for step in range(6):
+        for i, (p, q) in enumerate(zip(own, other, strict=True)):
+            p.grad = q.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * step + i))
+        if step == 3:
+            muon.load_state_dict(copy.deepcopy(reference.state_dict()))
+        muon.step()
+        reference.step()
+    near = 0.0 if products is torch.bfloat16 else 6 * 0.02 * 2 * 2**-7  # the reference rounds its updates to bf16
+    for p, q in zip(own, other, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=near)
+
+
+def test_what_muon_orthogonalises_keeps_its_singular_vectors():
+    x = torch.randn(12, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    for matrix, left, right in ((x, u, v), (x.T, v.T, u.T)):
+        inner = left.T @ orthogonalised(matrix) @ right.T
+        assert 0.6 < inner.diagonal().min() < inner.diagonal().max() < 1.3
+        torch.testing.assert_close(inner - inner.diagonal().diag(), torch.zeros_like(inner), rtol=0, atol=1e-9)
+
+
+def test_a_processor_without_bf16_products_computes_in_fp32(monkeypatch):
+    monkeypatch.setattr("steep.models.kernels.multiplies_bf16", lambda device: False)
+    asked = Policy(model(), PolicyConfig(autocast=True), total_steps=10)
+    made = examples([9, 6])
+    for plain, same in zip(policy().logprobs(made), asked.logprobs(made), strict=True):
+        np.testing.assert_array_equal(plain, same)
 
 
 def test_the_rate_warms_up_and_decays():
@@ -327,7 +367,8 @@ def test_a_critic_learns_and_is_saved():
     assert trained.state()["critic"]["weight"].shape == (1, 16)
 
 
-def test_bf16_autocast_stays_near_fp32():
+def test_bf16_autocast_stays_near_fp32(monkeypatch):
+    monkeypatch.setattr("steep.models.kernels.multiplies_bf16", lambda device: True)
     plain, rounded = policy(), Policy(model(), PolicyConfig(autocast=True), 10)
     for a, b in zip(plain.logprobs(examples([9, 30])), rounded.logprobs(examples([9, 30])), strict=True):
         np.testing.assert_allclose(a, b, atol=0.05)

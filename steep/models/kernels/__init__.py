@@ -1,6 +1,6 @@
 """Fused operations for training and decoding on a CPU; each is one function that falls back to plain torch."""
 
-from steep.models.kernels.build import status
+from steep.models.kernels.build import multiplies_bf16, status
 from steep.models.kernels.decoding import (
     FusedWeights,
     LayerWeights,
@@ -29,6 +29,7 @@ __all__ = [
     "fused_decode",
     "fused_draw",
     "fused_prefill",
+    "multiplies_bf16",
     "packed_attention",
     "panels",
     "rms_norm",

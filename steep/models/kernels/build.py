@@ -47,7 +47,7 @@ SIGNATURES: dict[str, tuple[str, type[ctypes.c_bool] | None]] = {
     "packed_attention": ("ippiiippppp", None),
     "packed_attention_backward": ("ippiiippppppppp", None),
     "decode": ("ppip", ctypes.c_bool),
-    "prefill": ("pipppp", ctypes.c_bool),
+    "prefill": ("pipppip", ctypes.c_bool),
     "draw": ("iiippppp", None),
     "token_logprobs": ("iippppp", ctypes.c_bool),
     "token_logprobs_backward": ("iippppp", None),
@@ -152,10 +152,12 @@ def attempt() -> tuple[ctypes.CDLL | None, str]:
         log.warning("steep runs without its compiled kernels, several times slower on a CPU: %s", error)
         return None, f"torch fallback: {error}"
     library.lanes.restype, library.use_threads.argtypes = ctypes.c_int64, [ctypes.c_void_p]
+    library.multiplies_bf16.restype = ctypes.c_bool
     threads = torch_threads()
     library.use_threads(threads)
     bits, shared = 32 * library.lanes(), "torch's threads" if threads else "one thread"
-    return library, f"compiled, {bits}-bit vectors, {shared} ({path})"
+    products = "bf16 products" if library.multiplies_bf16() else "no bf16 products"
+    return library, f"compiled, {bits}-bit vectors, {products}, {shared} ({path})"
 
 
 @functools.cache
@@ -178,6 +180,17 @@ def library_for(*tensors: Tensor) -> ctypes.CDLL | None:
         if tensor.device.type != "cpu" or tensor.dtype not in SUFFIXES:
             return None
     return attempt()[0]
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether torch is faster with bf16 matrices than with fp32 ones on a device.
+
+    A processor without instructions for them is up to 20 times slower: most of those in laptops.
+    """
+    if device.type != "cpu":
+        return True
+    library, _ = attempt()
+    return library is not None and torch.backends.mkldnn.is_available() and bool(library.multiplies_bf16())
 
 
 def status() -> str:

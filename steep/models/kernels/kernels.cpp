@@ -26,6 +26,15 @@ extern "C" {
 
 int64_t lanes() { return W; }
 
+// Whether the processor has instructions that multiply bf16 matrices.
+bool multiplies_bf16() {
+#if defined(__AVX512BF16__) || defined(__AMX_BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  return true;
+#else
+  return false;
+#endif
+}
+
 void use_threads(void* torch_parallel_for) {
   parallel_for = reinterpret_cast<decltype(parallel_for)>(torch_parallel_for);
 }
