@@ -287,14 +287,16 @@ bool decode(const Decoder* decoder, const Batch* whole, int64_t threads, float* 
 // the logits after their last tokens, [sequences, vocabulary rounded up to W].
 template <class S>
 bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, const int64_t* ids, void* const* prefixes,
-             float* logits) {
+             int64_t threads, float* logits) {
   const Decoder& d = *decoder;
   if (!within(ids, offsets[sequences], d.vocabulary)) return false;
+  const bool together = large<S>(d);
+  const int64_t most = together ? 8 * TILE : TILE, share = together ? most : divide_up(offsets[sequences], threads);
   std::vector<int64_t> blocks{0};  // sequences that go through the layers together: each block's first, and the end
   for (int64_t s = 0; s < sequences; s++) {
     if (offsets[s + 1] - offsets[s] > d.positions) return false;
-    if (s > blocks.back() && offsets[s + 1] - offsets[blocks.back()] > (large<S>(d) ? 8 * TILE : TILE))
-      blocks.push_back(s);
+    const int64_t start = offsets[blocks.back()];
+    if (s > blocks.back() && (offsets[s + 1] - start > most || offsets[s] - start >= share)) blocks.push_back(s);
   }
   blocks.push_back(sequences);
   const int64_t size = d.head_size, wide = round_up(size, W);

@@ -150,7 +150,7 @@ def fused_prefill(weights: FusedWeights, sequences: Sequence[Sequence[int]]) -> 
     done = call(
         kernel("prefill", weights.dtype),
         *(ctypes.addressof(weights.pointers), len(sequences), offsets.ctypes.data),
-        *(ids.ctypes.data, addresses.ctypes.data, logits_SV),
+        *(ids.ctypes.data, addresses.ctypes.data, torch.get_num_threads(), logits_SV),
     )
     if not done:
         raise IndexError("a token or a prompt's length is beyond the vocabulary or the context")
