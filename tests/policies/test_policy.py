@@ -317,9 +317,7 @@ def matrices() -> list[torch.nn.Parameter]:
     ]
 
 
-@pytest.mark.parametrize("products", [torch.bfloat16, torch.float32])
-def test_muon_steps_as_torch_has_it_and_takes_its_state(monkeypatch, products):
-    monkeypatch.setattr("steep.models.kernels.multiplies_bf16", lambda device: products is torch.bfloat16)
+def test_muon_steps_as_torch_has_it_and_takes_its_state():
     own, other = matrices(), matrices()
     reference = torch.optim.Muon(other, lr=0.02, momentum=0.95, weight_decay=0.1)
     muon = Muon(own, lr=0.02, weight_decay=0.1)
@@ -330,18 +328,19 @@ def test_muon_steps_as_torch_has_it_and_takes_its_state(monkeypatch, products):
             muon.load_state_dict(copy.deepcopy(reference.state_dict()))
         muon.step()
         reference.step()
-    near = 0.0 if products is torch.bfloat16 else 6 * 0.02 * 2 * 2**-7  # the reference rounds its updates to bf16
-    for p, q in zip(own, other, strict=True):
-        torch.testing.assert_close(p, q, rtol=0, atol=near)
+    for p, q in zip(own, other, strict=True):  # six updates of at most 0.02 times 1.2 times 1.7, rounded to bf16
+        torch.testing.assert_close(p, q, rtol=0, atol=6 * 0.02 * 1.2 * 1.7 * 2**-6)
 
 
 def test_what_muon_orthogonalises_keeps_its_singular_vectors():
-    x = torch.randn(12, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    u, _, v = torch.linalg.svd(x, full_matrices=False)
-    for matrix, left, right in ((x, u, v), (x.T, v.T, u.T)):
-        inner = left.T @ orthogonalised(matrix) @ right.T
+    rng = torch.Generator().manual_seed(0)
+    sizes = (((12, 30), 1), ((40, 12), 1e-6), ((9, 9), 1e3))
+    made = [torch.randn(shape, generator=rng) * scale for shape, scale in sizes]
+    for x, direction in zip(made, orthogonalised(made), strict=True):
+        u, _, v = torch.linalg.svd(x.double(), full_matrices=False)
+        inner = u.T @ direction.double() @ v.T
         assert 0.6 < inner.diagonal().min() < inner.diagonal().max() < 1.3
-        torch.testing.assert_close(inner - inner.diagonal().diag(), torch.zeros_like(inner), rtol=0, atol=1e-9)
+        torch.testing.assert_close(inner - inner.diagonal().diag(), torch.zeros_like(inner), rtol=0, atol=1e-4)
 
 
 def test_a_processor_without_bf16_products_computes_in_fp32(monkeypatch):
