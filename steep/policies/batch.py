@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 ROUND = 256
-"""Micro-batches are filled up to a multiple of so many tokens, by a sequence of which nothing is trained. bf16 matrix
-products are compiled for each shape they meet, which costs more than the filling: 13 MB of memory a step, measured."""
+"""For bf16 products on a processor, micro-batches are filled up to a multiple of so many tokens, by a sequence of which
+nothing is trained. These products are compiled for each shape they meet, which costs more than the filling: 13 MB of
+memory a step, measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +79,23 @@ class Tree:
         return max(len(e.ids) for e in self.members)
 
 
-def pack(examples: Sequence[Example], max_tokens: int, device: torch.device | None = None) -> list[MicroBatch]:
-    """Micro-batches of at most `max_tokens` tokens (or one longer sequence), sequences of like length together."""
+def pack(
+    examples: Sequence[Example], max_tokens: int, device: torch.device | None = None, multiple: int = 1
+) -> list[MicroBatch]:
+    """Micro-batches of at most `max_tokens` tokens (or one longer sequence), sequences of like length together.
+
+    They are filled up to a multiple of `multiple` tokens.
+    """
     batches: list[MicroBatch] = []
     members: list[Tree] = []
     held = 0
     for tree in sorted(_trees(examples, max_tokens), key=lambda tree: tree.longest):
         if members and held + tree.tokens > max_tokens:
-            batches.append(_join(members, device))
+            batches.append(_join(members, device, multiple))
             members, held = [], 0
         members.append(tree)
         held += tree.tokens
-    return [*batches, _join(members, device)] if members else batches
+    return [*batches, _join(members, device, multiple)] if members else batches
 
 
 def _trees(examples: Sequence[Example], max_tokens: int) -> list[Tree]:
@@ -106,7 +112,7 @@ def _trees(examples: Sequence[Example], max_tokens: int) -> list[Tree]:
     return [tree if len(tree.members) > 1 else Tree(0, tree.members) for tree in trees]
 
 
-def _join(trees: Sequence[Tree], device: torch.device | None) -> MicroBatch:
+def _join(trees: Sequence[Tree], device: torch.device | None, multiple: int) -> MicroBatch:
     ids: list[NDArray[np.integer]] = []
     lengths, before, segments = [], [], []
     held = 0
@@ -124,7 +130,7 @@ def _join(trees: Sequence[Tree], device: torch.device | None) -> MicroBatch:
             lengths.append(len(own))
             held += len(own)
         segments.append(len(tree.members) + bool(prompt))
-    if filler := -held % ROUND:
+    if filler := -held % multiple:
         ids.append(np.zeros(filler, np.int64))
         lengths.append(filler)
         segments.append(1)

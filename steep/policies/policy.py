@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from steep.algorithms import LossInputs, LossOutput
 from steep.errors import CheckpointError
+from steep.memory import keep_freed_memory
 from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.lora import LoraConfig, adapt, merged
 from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
-from steep.policies.batch import Example, MicroBatch, pack
-from steep.policies.memory import keep_freed_memory
+from steep.policies.batch import ROUND, Example, MicroBatch, pack
 from steep.policies.optimizer import Optimizer, OptimizerConfig, rate
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Policy:
         self.step = 0
         self.device = model.device
         self.autocast = config.autocast and kernels.multiplies_bf16(self.device)
+        self.multiple = ROUND if self.autocast and self.device.type == "cpu" else 1
         if self.device.type == "cpu":
             keep_freed_memory()
 
@@ -143,7 +144,7 @@ class Policy:
         while True:
             sums: dict[str, float] = defaultdict(float)
             try:
-                for batch in pack(examples, self.micro_batch_tokens, self.device):
+                for batch in pack(examples, self.micro_batch_tokens, self.device, self.multiple):
                     output = loss(self._inputs(batch))
                     output.loss.backward()  # type: ignore[no-untyped-call]
                     sums["loss"] += float(output.loss.detach())
@@ -161,7 +162,7 @@ class Policy:
         scores: list[NDArray[np.float32]] = []
         with torch.no_grad():
             for example in examples:
-                (batch,) = pack([example], len(example.ids), self.device)
+                (batch,) = pack([example], len(example.ids), self.device, self.multiple)
                 scores.append(read(self._inputs(batch)).cpu().numpy())
         return scores
 

@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from steep.memory import return_freed_memory
 from steep.server.config import ServerConfig
 from steep.server.service import Service
 
@@ -20,6 +21,7 @@ log = logging.getLogger("steep.server")
 def run(app: FastAPI, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends it at once."""
     service: Service = app.state.service
+    return_freed_memory()
     try:
         Server(app, service).run([listener])
     finally:
