@@ -29,7 +29,6 @@ from steep.models.weights import digest
 from steep.types import Constraint, Progress, Receipt, Request, Rollout, Stop, Token
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PREFILL_TOKENS = 8192  # prompts prefilled together hold at most so many tokens, to bound memory
 Sink = Callable[[Progress], None]
 
 
@@ -166,6 +165,8 @@ class NativeEngine:
         self.ends = np.zeros(model.config.vocab_size, np.bool_)  # whether a token ends a response
         self.ends[sorted(end_ids)] = True
         self.version = version
+        self.prefill_tokens = 8192
+        """Once so many tokens of prompts are begun in a step, the next prompts wait for the next one."""
         self.decoder = decoder(self.model, config.rows, config.context, self.dtype)
         self.rows = Rows(config.rows, config.context)
         self.active = 0
@@ -300,7 +301,7 @@ class NativeEngine:
         fresh: list[Job] = []
         samples = tokens = 0
         for job in self.waiting:
-            if samples >= free or tokens >= PREFILL_TOKENS:
+            if samples >= free or tokens >= self.prefill_tokens:
                 break
             samples += job.request.n - job.started
             if job.prefix is None:

@@ -19,6 +19,8 @@ from steep.engines import NativeEngine
 from steep.engines.native import Pending
 from steep.types import Progress, Request
 
+PREFILL_TOKENS = 128
+"""Prompt tokens of a step: those who came first are told soon, and those under way wait little."""
 TELL_S, TELL_ROW_S = 0.02, 0.001
 """Time between two batches: at least the first, and the second for each active row (a chunk costs about 40 us)."""
 Take = Callable[[Progress], None]
@@ -28,6 +30,7 @@ log = logging.getLogger("steep.server")
 class Driver:
     def __init__(self, engine: NativeEngine) -> None:
         self.engine = engine
+        engine.prefill_tokens = PREFILL_TOKENS
         self.on_failure: Callable[[], None] = lambda: None
         """Called in the event loop if the engine fails."""
         self.failed = False

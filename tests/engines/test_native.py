@@ -365,6 +365,20 @@ def test_the_first_token_is_told_at_once():
     assert [(part.sample, len(part.ids)) for part in told] == [(0, 1), (1, 1), (2, 1)]
 
 
+def test_prompts_beyond_a_steps_share_wait_for_the_next_step():
+    sampler = engine()
+    sampler.prefill_tokens = 5
+    asked = [request((3, 4, 5 + i), seed=i) for i in range(5)]
+    pending = [sampler.submit(one) for one in asked]
+    started = []
+    for _ in range(3):
+        sampler.step()
+        started.append(sampler.active)
+    assert started == [2, 4, 5]
+    for one, future in zip(asked, pending, strict=True):
+        assert future.result()[0].ids.tolist() == plain_loop(model(), one)[0]
+
+
 def test_a_total_limits_thought_and_answer_together():
     for seed in range(10):
         limits = Budget(thought=20, answer=5, closing=(7, 9, THINK_END), total=30, must_answer=True)
