@@ -190,7 +190,9 @@ def multiplies_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     library, _ = attempt()
-    return library is not None and torch.backends.mkldnn.is_available() and bool(library.multiplies_bf16())
+    if library is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(library.multiplies_bf16())
 
 
 def status() -> str:
