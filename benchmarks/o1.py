@@ -117,7 +117,8 @@ def follows_the_log(directory: Path) -> Claim:
 
 
 def forecast(report: dict[str, Any]) -> Iterator[Claim]:
-    errors = [fit["forecast_error"] for fit in report["scaling"] if fit["forecast_error"] is not None]
+    found = [course["scaling"]["forecast_error"] for course in report["scaling"]]
+    errors = [error for error in found if error is not None]
     if errors:
         yield Claim(
             id="o1.forecast_error",

@@ -105,8 +105,10 @@ class Muon(torch.optim.Optimizer):
     def _momentum(self, p: Tensor) -> Tensor:
         """Nesterov's, with the gradient of now in it."""
         assert p.grad is not None
-        kept: Tensor = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        kept.lerp_(p.grad, 1 - self.MOMENTUM)
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        kept: Tensor = state["momentum_buffer"].lerp_(p.grad, 1 - self.MOMENTUM)
         return p.grad.lerp(kept, self.MOMENTUM)
 
 

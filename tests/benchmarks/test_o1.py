@@ -31,6 +31,6 @@ def test_planted_mistakes_are_claimed_after_rl_and_against_before(tmp_path):
 
 def test_the_worst_forecast_counts():
     errors = [0.01, None, 0.07]
-    (claim,) = o1.forecast({"scaling": [{"forecast_error": error} for error in errors]})
+    (claim,) = o1.forecast({"scaling": [{"scaling": {"forecast_error": error}} for error in errors]})
     assert (claim.value, claim.low, claim.holds) == (0.07, 0.01, False)
-    assert list(o1.forecast({"scaling": [{"forecast_error": None}]})) == []
+    assert list(o1.forecast({"scaling": [{"scaling": {"forecast_error": None}}]})) == []
