@@ -175,6 +175,9 @@ class Request:
     """Tokens of the response before `response_ids`, which the model no longer sees: counted in token numbers alone."""
     constraint: Callable[[], Constraint] | None = None
     """Makes what each sample's answer is held to; its thought is free. Log-probabilities are those that remain."""
+    cuts: tuple[int, ...] = ()
+    """Thought tokens, rising and below the budget's. A sample that thinks so far answers there too, as under a budget
+    of that many, and then thinks on as if it had not: the future holds these rollouts before the sample's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,8 @@ class ChunkedEngine(NativeEngine):
         length = chunk_length(self.config.context - len(request.prompt_ids), budget)
         if not budget.closing or limit is None or limit <= length:
             return super().submit(request, sink)
-        if budget.extensions:
-            raise SteepError("a thought in chunks goes on to its own end", "leave its extensions away")
+        if budget.extensions or request.cuts:
+            raise SteepError("a thought in chunks goes on to its own end", "leave its extensions and cuts away")
         if length < 2:
             raise SteepError(
                 f"a prompt of {len(request.prompt_ids)} tokens and an answer of {budget.answer} leave no room for a "

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,9 @@ class Job:
     logits_V: Tensor | None = None
     constraints: dict[int, Constraint] = field(default_factory=dict)
     done: dict[int, Rollout] = field(default_factory=dict)
+    cuts: dict[int, list[Rollout]] = field(default_factory=dict)
+    returns: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """What each sample that answers at a cut goes back to."""
     cancelled: bool = False
     ended: set[int] = field(default_factory=set)
     answer_now: bool = False
@@ -115,6 +118,8 @@ class Rows:
         self.count = zeros(np.int64)  # response tokens so far
         self.thinking = zeros(np.bool_)
         self.thought_left = zeros(np.int64)  # thought tokens until the interruption
+        self.cut_left = zeros(np.int64)  # thought tokens until the next cut; below 0 when none is left
+        self.aside = zeros(np.bool_)  # whether the row answers at a cut, to go back and think on
         self.answer_left = zeros(np.int64)
         self.total = zeros(np.int64)  # response tokens at most, 0 where only the answer has a limit
         self.must_answer = zeros(np.bool_)
@@ -141,6 +146,8 @@ class Rows:
         self.jobs[target] = self.jobs[source]
 
 
+AT_CUT = ("count", "position", "last", "thought_left", "answer_left", "forcing", "extensions")
+"""What an answer at a cut changes, and thinking on does not know of."""
 STOPS: tuple[Stop | None, ...] = (None, "end", "length", "cancelled")
 END, LENGTH, CANCELLED = 1, 2, 3
 
@@ -271,6 +278,8 @@ class NativeEngine:
                 f"a context of {self.config.context}",
                 "shorten the prompt or the answer's limit, or give the engine a longer context",
             )
+        if request.cuts and (request.cuts[-1] >= self._thought_limit(request) or sink is not None):
+            raise SteepError(f"thoughts are cut before their limit, and unwatched: {list(request.cuts)} cannot be kept")
         future = Pending(self)
         job = Job(request, future, sink)
         future.job = job
@@ -343,7 +352,7 @@ class NativeEngine:
         rows.logprobs[r, : len(done)] = 0.0
         rows.sampled[r, : len(done)] = True
         rows.versions[r, : len(done)] = self.version
-        rows.stop[r] = 0
+        rows.stop[r], rows.aside[r] = 0, False
         rows.watched[r], rows.told[r] = job.sink is not None, len(done)
         rows.must_answer[r], rows.pause[r] = budget.must_answer, budget.pause
         rows.dropped[r] = request.dropped
@@ -362,6 +371,7 @@ class NativeEngine:
         if len(ended):
             rows.thinking[r] = False
             rows.thought_len[r] = ended[0] + 1
+        self._await_cut(r)
         if rows.thinking[r]:
             rows.thought_left[r] -= len(done)
             if rows.thought_left[r] <= 0:
@@ -374,6 +384,30 @@ class NativeEngine:
                     self._constraint(r).advance(id)
         job.started += 1
         self.active += 1
+
+    def _await_cut(self, r: int) -> None:
+        count = int(self.rows.count[r])
+        ahead = [cut for cut in _job(self.rows.jobs[r]).request.cuts if cut > count]
+        self.rows.cut_left[r] = ahead[0] - count if ahead else -1
+
+    def _turn_aside(self, r: int) -> None:
+        """Close the thought as at its limit, and remember it."""
+        rows = self.rows
+        _job(rows.jobs[r]).returns[int(rows.sample[r])] = {name: getattr(rows, name)[r] for name in AT_CUT}
+        rows.aside[r] = True
+        rows.forcing[r] = 0
+
+    def _go_back(self, r: int) -> None:
+        """Think on from a cut. What the cache holds beyond it is written over."""
+        rows, job = self.rows, _job(self.rows.jobs[r])
+        sample = int(rows.sample[r])
+        for name, value in job.returns.pop(sample).items():
+            getattr(rows, name)[r] = value
+        rows.aside[r], rows.thinking[r], rows.thought_len[r], rows.stop[r] = False, True, -1, 0
+        if job.request.constraint is not None:
+            job.constraints[sample] = job.request.constraint()
+        self.asked |= job.answer_now
+        self._await_cut(r)
 
     def _thought_limit(self, request: Request) -> int:
         """The budget's thought tokens, or fewer where there would be no room left for the closing and an answer."""
@@ -441,6 +475,7 @@ class NativeEngine:
         rows.thinking[at] &= ~closed
         np.copyto(rows.thought_len[at], rows.count[at], where=closed)
         rows.thought_left[at] -= going_on
+        rows.cut_left[at] -= going_on
         spent = going_on & (rows.thought_left[at] <= 0)
         rows.forcing[at][spent & ~rows.pause[at]] = 0
         rows.stop[at][spent & rows.pause[at]] = LENGTH
@@ -448,6 +483,8 @@ class NativeEngine:
         rows.answer_left[at] -= answering
         rows.stop[at][answering & (rows.answer_left[at] <= 0)] = LENGTH
         rows.stop[at][self.ends[ids] & sampled] = END
+        for i in np.flatnonzero(going_on & (rows.cut_left[at] == 0) & (rows.stop[at] == 0)).tolist():
+            self._turn_aside(first + i)
 
         for i in np.flatnonzero(rows.constrained[at] & answering).tolist():
             self._constraint(first + i).advance(int(ids[i]))
@@ -459,6 +496,14 @@ class NativeEngine:
         rows = self.rows
         for r in np.flatnonzero(rows.stop[: self.active])[::-1].tolist():
             job = _job(rows.jobs[r])
+            if rows.aside[r]:
+                cancelled = rows.stop[r] == CANCELLED
+                if not cancelled:
+                    job.cuts.setdefault(int(rows.sample[r]), []).append(self._rollout(r, job))
+                self._go_back(r)
+                if not cancelled:
+                    continue
+                rows.stop[r] = CANCELLED
             if job.cancelled:
                 _end_cancelled(job)
             else:
@@ -471,14 +516,21 @@ class NativeEngine:
             rows.stop[self.active] = 0
 
     def _finish(self, r: int, job: Job) -> None:
-        rows, n = self.rows, int(self.rows.count[r])
-        stop = STOPS[rows.stop[r]]
-        assert stop is not None
+        rows = self.rows
         if rows.watched[r]:
-            self._tell(r, stop)
+            self._tell(r, STOPS[rows.stop[r]])
+        job.done[int(rows.sample[r])] = self._rollout(r, job)
+        if len(job.done) == job.request.n:
+            _hand_over(job)
+
+    def _rollout(self, r: int, job: Job) -> Rollout:
+        rows, n = self.rows, int(self.rows.count[r])
+        stop, budget = STOPS[rows.stop[r]], job.request.budget
+        assert stop is not None
         sample, ended = int(rows.sample[r]), int(rows.thought_len[r])
-        thought_len = 0 if not job.request.budget.closing else ended if ended >= 0 else None
-        job.done[sample] = Rollout(
+        thought_len = 0 if not budget.closing else ended if ended >= 0 else None
+        cut = replace(budget, thought=int(job.returns[sample]["count"])) if rows.aside[r] else budget
+        return Rollout(
             prompt_ids=job.request.prompt_ids,
             ids=rows.ids[r, :n].copy(),
             logprobs=rows.logprobs[r, :n].copy(),
@@ -486,12 +538,10 @@ class NativeEngine:
             versions=rows.versions[r, :n].copy(),
             thought_len=thought_len,
             stop=stop,
-            budget=job.request.budget,
+            budget=cut,
             seed=job.request.seed,
             sample=sample,
         )
-        if len(job.done) == job.request.n:
-            _hand_over(job)
 
     def _tell(self, r: int, stop: Stop | None = None) -> None:
         rows, job = self.rows, _job(self.rows.jobs[r])
@@ -536,7 +586,7 @@ def _logits(job: Job) -> Tensor:
 
 
 def _hand_over(job: Job) -> None:
-    job.future.set_result([job.done[sample] for sample in sorted(job.done)])
+    job.future.set_result([r for sample in sorted(job.done) for r in (*job.cuts.get(sample, ()), job.done[sample])])
 
 
 def _end_cancelled(job: Job) -> None:

@@ -1,8 +1,8 @@
 """Accuracy of a model on fixed problems at a list of thinking budgets.
 
-One thought serves all budgets: it is sampled once at the largest and cut at each smaller one, where only the answer is
-sampled anew. A rollout's random numbers depend on its seed and on the token's number alone, so this is what sampling at
-each budget would have given (tests hold the two against each other).
+One thought serves all budgets: it is sampled once, at the largest, and answers on its way at each smaller one. A
+rollout's random numbers depend on its seed and on the token's number alone, so this is what sampling at each budget
+would have given (tests hold the two against each other).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,6 +32,8 @@ class EvalConfig:
     seed: int = 0
     tell_budget: bool = False
     """Tell the model its budget in the prompt: then every budget is sampled on its own."""
+    apart: bool = False
+    """Sample every budget on its own, as thoughts must be that are longer than the context."""
     extensions: int = 0
     """How often a thought that the model ends is made to go on, as far as the budget reaches (s1, arXiv 2501.19393)."""
 
@@ -51,26 +53,20 @@ def sweep(
     problems: Sequence[Problem],
     config: EvalConfig,
     done: Collection[int] = (),
-    longest: list[list[Rollout]] | None = None,
 ) -> Iterator[tuple[int, Callable[[], list[Group]]]]:
-    """The same one budget after the other, from the largest down, without those that are `done`; not verified yet, so
-    that a thread can do it while the next are sampled.
-
-    `longest` are the rollouts at the largest budget, where they were sampled before.
+    """The same from the largest budget down, without those that are `done`; not verified yet, so that a thread can do
+    it while the next are sampled.
     """
-    largest, *smaller = sorted(budgets_of(template, config), reverse=True)
-    if longest is None:
-        longest = _sample(engine, template, problems, largest, config)
-    for budget in (largest, *smaller):
-        if budget in done:
-            continue
-        if budget == largest:
-            sampled = longest
-        elif budget == 0 or config.tell_budget:  # nothing of the longest thought is kept
-            sampled = _sample(engine, template, problems, budget, config)
-        else:
-            sampled = _cut(engine, template, longest, budget, config)
-        yield budget, partial(verified_groups, list(zip(problems, sampled, strict=True)), tasks, template)
+    budgets = sorted(budgets_of(template, config) - set(done), reverse=True)
+    apart = config.apart or config.tell_budget
+    together = [] if apart else [budget for budget in budgets if budget > 0]  # nothing of a thought is kept at 0
+    for these in filter(None, (together, *([budget] for budget in budgets if budget not in together))):
+        sampled = _sample(engine, template, problems, these, config)
+        for budget in these:
+            yield (
+                budget,
+                partial(verified_groups, list(zip(problems, sampled.pop(budget), strict=True)), tasks, template),
+            )
 
 
 def budgets_of(template: Template, config: EvalConfig) -> set[int]:
@@ -83,58 +79,31 @@ def budget_of(template: Template, thought: int, config: EvalConfig) -> Budget:
 
 
 def _sample(
-    engine: Engine, template: Template, problems: Sequence[Problem], thought: int, config: EvalConfig
-) -> list[list[Rollout]]:
+    engine: Engine, template: Template, problems: Sequence[Problem], thoughts: Sequence[int], config: EvalConfig
+) -> dict[int, list[list[Rollout]]]:
+    """By budget and problem: one thought at the first, which is the largest, cut at the others."""
+    largest, *smaller = thoughts
     futures = [
         engine.submit(
             Request(
-                prompt_ids=template.render(told(p.prompt, thought) if config.tell_budget else p.prompt),
-                budget=budget_of(template, thought, config),
+                prompt_ids=template.render(told(p.prompt, largest) if config.tell_budget else p.prompt),
+                budget=budget_of(template, largest, config),
                 n=config.samples,
                 sampling=config.sampling,
                 seed=(config.seed << 32) + number,
+                cuts=tuple(reversed(smaller)),
             )
         )
         for number, p in enumerate(problems)
     ]
-    return [future.result() for future in futures]
-
-
-def _cut(
-    engine: Engine, template: Template, longest: list[list[Rollout]], thought: int, config: EvalConfig
-) -> list[list[Rollout]]:
-    """What the rollouts would have been under a smaller budget."""
-    budget = budget_of(template, thought, config)
-
-    def over(rollout: Rollout) -> bool:
-        """Whether it stopped thinking before the smaller budget did, so that it stays as it is."""
-        broken_off = rollout.thought_len is None and len(rollout.ids) <= thought  # by an end token within the thought
-        return broken_off or (rollout.thought_len is not None and rollout.thought_tokens < thought)
-
-    futures = {
-        (p, s): engine.submit(
-            Request(
-                prompt_ids=rollout.prompt_ids,
-                budget=budget,
-                sampling=config.sampling,
-                seed=rollout.seed,
-                first_sample=rollout.sample,
-                response_ids=tuple(rollout.ids[:thought].tolist()),
-            )
-        )
-        for p, rollouts in enumerate(longest)
-        for s, rollout in enumerate(rollouts)
-        if not over(rollout)
-    }
-
-    def cut(p: int, s: int, rollout: Rollout) -> Rollout:
-        """With what is known of the thought that it was given: which tokens of it were forced."""
-        if (p, s) not in futures:
-            return replace(rollout, budget=budget)
-        (found,) = futures[p, s].result()
-        return replace(found, sampled=np.concatenate([rollout.sampled[:thought], found.sampled[thought:]]))
-
-    return [[cut(p, s, rollout) for s, rollout in enumerate(rollouts)] for p, rollouts in enumerate(longest)]
+    found: dict[int, list[list[Rollout]]] = {thought: [] for thought in thoughts}
+    for future in futures:
+        at = {(rollout.sample, rollout.budget.thought): rollout for rollout in future.result()}
+        for thought, by_problem in found.items():
+            budget = budget_of(template, thought, config)  # a thought that ended before is what it would have been
+            whole = [replace(at[sample, largest], budget=budget) for sample in range(config.samples)]
+            by_problem.append([at.get((rollout.sample, thought), rollout) for rollout in whole])
+    return found
 
 
 def scores(groups: Sequence[Group]) -> NDArray[np.float64]:

@@ -67,14 +67,18 @@ class Choice:
         up = f"from level {easy} up to level {last.level}, " if below else f"level {last.level}, "
         if last.telling:
             return f"{up}which at {last.value:.0%} is the first that is not easy"
-        end = "which is too hard at once" if last.value < HARD else "the hardest that was tried, which is easy still"
-        return f"{up}{end} ({last.value:.0%}); level {self.level} is nearest to half of the answers right"
+        if last.value >= HARD:
+            end = f"the hardest that was tried, which is easy still ({last.value:.0%})"
+            return f"{up}{end}; level {self.level} is nearest to half of the answers right"
+        below_it = f"; level {self.level} is measured, which tells at shorter budgets" if below else ""
+        return f"{up}which is too hard{' at once' if below else ''} ({last.value:.0%}){below_it}"
 
 
 def choose(task: Task, accuracy: Callable[[Task], Estimate], beyond: bool = True) -> Choice:
     """Go up the levels of a task, and `beyond` its own to harder ones, until one is no longer easy.
 
-    If that is too hard at once, or none is left, the level whose accuracy is nearest to a half is taken.
+    If that is too hard at once, or none is left, an easy level is taken, the one whose accuracy is nearest to a half:
+    shorter budgets are harder, and what is too hard at the largest budget tells nothing at any.
     """
     tried: list[Tried] = []
     for level, narrowed in at_levels(task, beyond):
@@ -82,7 +86,8 @@ def choose(task: Task, accuracy: Callable[[Task], Estimate], beyond: bool = True
         tried.append(Tried(level=level, value=found.value, low=found.low, high=found.high))
         if found.value <= EASY:
             break
-    nearest = min(tried, key=lambda t: abs(t.value - 0.5)).level if tried else None
+    within = [t for t in tried if t.value >= HARD] or tried
+    nearest = min(within, key=lambda t: abs(t.value - 0.5)).level if within else None
     return Choice(task=task.name, level=nearest, tried=tuple(tried))
 
 

@@ -128,7 +128,7 @@ def further(subject: Subject, config: O1Config) -> list[SuiteConfig]:
     few = replace(asked, samples=min(config.further_samples, asked.samples))
     ways: dict[Mode, EvalConfig] = {
         "extended": replace(few, budgets=tuple(b for b in few.budgets if b), extensions=config.extensions),
-        "chunked": replace(few, budgets=tuple(times * largest for times in config.chunked)),
+        "chunked": replace(few, budgets=tuple(times * largest for times in config.chunked), apart=True),
     }
     return [replace(config.suite, modes=(mode,), eval=ways[mode]) for mode in config.further]
 

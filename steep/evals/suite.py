@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +11,13 @@ import numpy as np
 
 from steep.errors import SteepError
 from steep.evals.demonstrator import DEMONSTRATOR, demonstrations
-from steep.evals.evaluate import EvalConfig, accuracy, budget_of, budgets_of, sweep
+from steep.evals.evaluate import EvalConfig, accuracy, budgets_of, sweep
 from steep.evals.voting import votes
-from steep.rollouts import RESTORED, restored, rows
+from steep.rollouts import rows
 from steep.runs import Progress, Stage, read_json, write_json
 from steep.tasks.mixture import distinct
 from steep.tokens import Template
-from steep.types import Budget, Demonstrator, Engine, Group, Problem, Rollout, Task
+from steep.types import Demonstrator, Engine, Group, Problem, Task
 
 Mode = Literal["greedy", "sampled", "told", "extended", "chunked"]
 Verifying = Callable[[], Sequence[Group]]
@@ -83,10 +82,7 @@ def measure(
     """
 
     def answers(problems: Sequence[Problem], asked: EvalConfig, done: Mapping[int, Cell]) -> Found:
-        largest = max(budgets_of(template, asked))
-        before = done[largest].file if largest in done else None
-        longest = None if before is None else _restored(stage, before, template, budget_of(template, largest, asked))
-        return sweep(engine, template, tasks, problems, asked, done, longest)
+        return sweep(engine, template, tasks, problems, asked, done)
 
     return _measured(stage, model, engine.receipt.digest, template, tasks, config, answers)
 
@@ -162,12 +158,6 @@ def _behind(keep: Callable[[int, Verifying], None], found: Found, stage: Stage) 
         except KeyboardInterrupt:
             stage.stopping.asked = True  # to wait for room on a full disk ends too
             raise
-
-
-def _restored(stage: Stage, file: int, template: Template, budget: Budget) -> list[list[Rollout]]:
-    """The rollouts in a file, by problem."""
-    by_problem = groupby(stage.rollouts([file], RESTORED), key=lambda row: row["group"])
-    return [[restored(row, template, budget) for row in of_problem] for _, of_problem in by_problem]
 
 
 def _in_order(cells: Sequence[Cell]) -> list[Cell]:

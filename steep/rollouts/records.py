@@ -1,13 +1,11 @@
 """Rollouts as rows for disk: everything needed to read them, and to verify them again."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from steep.tokens import Template
-from steep.types import Budget, Group, Rollout, Stop
+from steep.types import Group
 
 
 def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]]:
@@ -42,25 +40,3 @@ def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]
                 "sampled": rollout.sampled,
                 "version": int(rollout.versions[-1]) if len(rollout.ids) else None,
             }
-
-
-RESTORED = ("group", "prompt_ids", "ids", "sampled", "version", "stop", "seed", "sample")
-
-
-def restored(row: Mapping[str, Any], template: Template, budget: Budget) -> Rollout:
-    """The rollout of a row with the columns RESTORED, without its verdict and the sampler's log-probabilities."""
-    ids, close = row["ids"], template.think_close_id
-    ended = 0 if close is None else ids.index(close) + 1 if close in ids else None
-    stop: Stop = row["stop"]
-    return Rollout(
-        prompt_ids=tuple(row["prompt_ids"]),
-        ids=np.array(ids, np.int32),
-        logprobs=np.zeros(len(ids), np.float32),
-        sampled=np.array(row["sampled"], bool),
-        versions=np.full(len(ids), row["version"] or 0, np.int32),
-        thought_len=ended,
-        stop=stop,
-        budget=budget,
-        seed=row["seed"],
-        sample=row["sample"],
-    )

@@ -27,7 +27,8 @@ def accuracies(*by_level):
     [
         ((0.5,), [1], 1),
         ((0.99, 0.6), [1, 2], 2),  # a level that the task did not have is tried
-        ((0.99, 0.97, 0.9, 0.05), [1, 2, 3, 4], 3),  # from too easy to too hard at once: nearest to a half
+        ((0.99, 0.97, 0.9, 0.05), [1, 2, 3, 4], 3),  # from too easy to too hard at once
+        ((0.97, 0.05), [1, 2], 1),  # though 5% is nearer to a half: it would be too hard at every budget
         ((0.1,), [1], 1),  # none is easier
         ((0.99, 0.98, 0.97, 0.96, 0.93, 0.94), [1, 2, 3, 4, 5, 6], 5),  # none is harder
     ],

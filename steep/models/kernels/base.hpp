@@ -6,6 +6,9 @@
 #include <cstring>
 #include <type_traits>
 #include <vector>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -21,6 +24,11 @@ constexpr int W = 4, TILE_VECTORS = 4;
 constexpr int W = 4, TILE_VECTORS = 2;
 #endif
 constexpr int TILE_ROWS = 6;  // rows that a product keeps in registers
+#if defined(__AVX512BF16__)
+constexpr bool PAIRED = true;  // whether bf16 numbers are multiplied two by two, or widened and then multiplied
+#else
+constexpr bool PAIRED = false;
+#endif
 
 typedef float Vector __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * W), aligned(4), may_alias));
@@ -51,7 +59,12 @@ inline BFloat16 narrow<BFloat16>(float x) {  // to nearest, ties to even; NaN st
 
 inline Vector load(const float* p) { return *reinterpret_cast<const Vector*>(p); }
 inline Vector load(const BFloat16* p) {
-  return bits<Vector>(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
+#if defined(__AVX2__) && !defined(__AVX512F__)  // gcc 12 makes five instructions of the conversion below
+  const Words words = bits<Words>(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  const Words words = __builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words);
+#endif
+  return bits<Vector>(words << 16);
 }
 
 inline void store(Vector x, float* p) { *reinterpret_cast<Vector*>(p) = x; }
@@ -72,16 +85,15 @@ inline Vector multiply_add(Vector sum, float left, Vector right) {
 #endif
 }
 
-inline Vector multiply_add(Vector sum, Pair left, Words right) {
+inline Vector multiply_add(Vector sum, BFloat16 left, Vector right) { return multiply_add(sum, widen(left), right); }
+
 #if defined(__AVX512BF16__)
+inline Vector multiply_add(Vector sum, Pair left, Words right) {
   const Words both = Words{} + uint32_t(left);
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(right), "v"(both));
   return sum;
-#else
-  sum += bits<float>(left << 16) * bits<Vector>(right << 16);
-  return sum + bits<float>(left & 0xffff0000u) * bits<Vector>(right & 0xffff0000u);
-#endif
 }
+#endif
 
 // e^x to 2 ulp, of a float or of a Vector (U: unsigned integers of the same width): Cephes' polynomial after
 // x = n log 2 + r. Zero below e^-87, infinite above e^88, NaN for NaN.
@@ -203,9 +215,13 @@ T* scratch(Slot slot, int64_t count) {
 
 // What a product multiplies lane by lane: numbers as they are stored, or two bf16 numbers at once. PAIR is how many.
 template <class S>
-using Lane = std::conditional_t<std::is_same_v<S, BFloat16>, Pair, float>;
+using Lane = std::conditional_t<PAIRED && std::is_same_v<S, BFloat16>, Pair, S>;
 template <class S>
 constexpr int64_t PAIR = sizeof(Lane<S>) / sizeof(S);
+
+// The left side of a product whose right side is stored as S: numbers that are not paired are best widened beforehand.
+template <class S>
+using Left = std::conditional_t<PAIRED, S, float>;
 
 template <class S>
 const Lane<S>* lanes_of(const S* data) {
@@ -262,8 +278,9 @@ template <class L, class S>
 void product(int64_t rows, int64_t vectors, int64_t depth, Strided<L> a, Panels<S> b, float* out, int64_t out_row,
              bool add) {
   while (vectors > 0) {
-    const int step = vectors >= TILE_VECTORS ? TILE_VECTORS : vectors >= 2 ? 2 : 1;
-    if (step == TILE_VECTORS) product_columns<TILE_VECTORS>(rows, depth, a, b, out, out_row, add);
+    const int step = rows == 1 && vectors >= 4 ? 4 : vectors >= TILE_VECTORS ? TILE_VECTORS : vectors >= 2 ? 2 : 1;
+    if (step > TILE_VECTORS) product_tile<1, 4>(depth, a, b, out, out_row, add);  // two sums would wait for each other
+    else if (step == TILE_VECTORS) product_columns<TILE_VECTORS>(rows, depth, a, b, out, out_row, add);
     else if (step == 2) product_columns<2>(rows, depth, a, b, out, out_row, add);
     else product_columns<1>(rows, depth, a, b, out, out_row, add);
     vectors -= step;

@@ -152,7 +152,7 @@ def attempt() -> tuple[ctypes.CDLL | None, str]:
         log.warning("steep runs without its compiled kernels, several times slower on a CPU: %s", error)
         return None, f"torch fallback: {error}"
     library.lanes.restype, library.use_threads.argtypes = ctypes.c_int64, [ctypes.c_void_p]
-    library.multiplies_bf16.restype = ctypes.c_bool
+    library.multiplies_bf16.restype = library.paired.restype = ctypes.c_bool
     threads = torch_threads()
     library.use_threads(threads)
     bits, shared = 32 * library.lanes(), "torch's threads" if threads else "one thread"

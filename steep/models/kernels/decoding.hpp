@@ -12,7 +12,7 @@ struct Layer {
 
 struct Decoder {
   int64_t layers, size, heads, kv_heads, head_size, inner, vocabulary, positions;
-  int64_t rows, blocks;  // of the cache: keys [layers, rows, K, blocks, wide / pair, W, pair], values [layers, rows, K, blocks, W, wide]
+  int64_t rows, blocks;  // of the cache: keys [layers, rows, K, blocks, wide / PAIR, W, PAIR], values [layers, rows, K, blocks, W, wide]
   const Layer* layer;
   const void *embedding, *head;  // [vocabulary, size]; as in `multiply`
   const float *norm, *cos, *sin;
@@ -21,7 +21,7 @@ struct Decoder {
 };
 
 // Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], counted with the prefix of its
-// sequence: keys [layers, K, blocks, wide / pair, W, pair] and then values [layers, K, blocks, W, wide] of prefix_lengths[i] tokens.
+// sequence: keys [layers, K, blocks, wide / PAIR, W, PAIR] and then values [layers, K, blocks, W, wide] of prefix_lengths[i] tokens.
 struct Batch {
   int64_t count;
   const int64_t *rows, *ids, *positions, *prefix_lengths;
@@ -52,25 +52,34 @@ inline void prefetch(Blocks<S> next, int64_t i) {
 }
 
 // scores[rows, W] = a[rows, steps] keys[steps, W]. Sums are in four parts, whatever the number of rows.
-template <int R, class L>
-inline void score_tile(int64_t steps, const L* a, int64_t a_row, const L* keys, float* scores, int64_t score_row) {
-  Vector sums[R][4] = {};
-  for (int64_t k = 0; k < steps; k += 4)
-    for (int part = 0; part < 4 && k + part < steps; part++) {
+template <int R, class A, class L>
+inline void score_tile(int64_t steps, const A* a, int64_t a_row, const L* keys, float* scores, int64_t score_row) {
+  Vector sums[R][4];
+  for (int i = 0; i < R; i++)
+    for (int part = 0; part < 4; part++) sums[i][part] = Vector{};
+  int64_t k = 0;
+  for (; k + 4 <= steps; k += 4)
+    for (int part = 0; part < 4; part++) {
+      const auto right = load(keys + (k + part) * W);
+      for (int i = 0; i < R; i++) sums[i][part] = multiply_add(sums[i][part], a[i * a_row + k + part], right);
+    }
+  for (int part = 0; part < 3; part++)
+    if (k + part < steps) {
       const auto right = load(keys + (k + part) * W);
       for (int i = 0; i < R; i++) sums[i][part] = multiply_add(sums[i][part], a[i * a_row + k + part], right);
     }
   for (int i = 0; i < R; i++) store((sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]), scores + i * score_row);
 }
 
-// scores[rows, blocks * W] of queries [rows, size]: a block of keys [size / pair, W, pair] is read once and in order.
+// scores[rows, blocks * W] of queries [rows, size]: a block of keys [size / PAIR, W, PAIR] is read once and in order.
 template <class S>
-void score(int64_t rows, int64_t size, const S* queries, Blocks<S> keys, Blocks<S> next, float* scores,
+void score(int64_t rows, int64_t size, const Left<S>* queries, Blocks<S> keys, Blocks<S> next, float* scores,
            int64_t score_row) {
   const int64_t steps = size / PAIR<S>;
   for (int64_t block = 0; block < keys.count; block++, scores += W) {
     prefetch(next, block);
-    const auto *a = lanes_of(queries), *right = lanes_of(keys.data + block * keys.size * W);
+    const auto* a = lanes_of(queries);
+    const auto* right = lanes_of(keys.data + block * keys.size * W);
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4) score_tile<4>(steps, a + i * steps, steps, right, scores + i * score_row, score_row);
     for (; i < rows; i++) score_tile<1>(steps, a + i * steps, steps, right, scores + i * score_row, score_row);
@@ -95,17 +104,17 @@ constexpr int64_t TILE = 256;         // rows at most that go through an MLP tog
 constexpr int64_t COLUMNS = 8;        // vectors of columns that one thread takes at a time
 constexpr int64_t LARGE = 16 << 20;   // bytes of weights that the caches do not hold
 
-// out[rows, outputs] (+)= a[rows, depth] weights^T. The weights are [outputs / W, depth / pair, W, pair] with pair = 1
-// for fp32 and 2 for bf16; rows of out have out_row numbers, a whole number of vectors.
+// out[rows, outputs] (+)= a[rows, depth] weights^T. The weights are [outputs / W, depth / PAIR, W, PAIR]; rows of out
+// have out_row numbers, a whole number of vectors.
 template <class S>
-void multiply(int64_t rows, int64_t outputs, int64_t depth, const S* a, const void* weights, float* out,
+void multiply(int64_t rows, int64_t outputs, int64_t depth, const Left<S>* a, const void* weights, float* out,
               int64_t out_row, bool add) {
-  using L = Lane<S>;
   const int64_t steps = depth / PAIR<S>, vectors = divide_up(outputs, W);
-  const L *left = lanes_of(a), *right = static_cast<const L*>(weights);
+  const auto* left = lanes_of(a);
+  const auto* right = static_cast<const Lane<S>*>(weights);
   each(divide_up(vectors, COLUMNS), [=](int64_t chunk) {
     const int64_t first = chunk * COLUMNS;
-    product<L, L>(rows, std::min(COLUMNS, vectors - first), steps, {left, steps, 1},
+    product<Lane<Left<S>>, Lane<S>>(rows, std::min(COLUMNS, vectors - first), steps, {left, steps, 1},
                   {right + first * steps * W, W, steps * W}, out + first * W, out_row, add);
   });
 }
@@ -128,7 +137,7 @@ std::vector<Run> runs_of(const Batch& batch, int64_t first, int64_t last) {
 // qkv and mixed are of the run's first row.
 template <class S>
 void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_t kv_head, const float* qkv,
-            int64_t qkv_row, S* mixed) {
+            int64_t qkv_row, Left<S>* mixed) {
   using L = Lane<S>;
   const Layer& layer = d.layer[index];
   const int64_t group = d.heads / d.kv_heads, size = d.head_size, wide = round_up(size, W), queries = run.count * group;
@@ -152,7 +161,8 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
     prefetch(own(d.values, r).data + at * wide, wide * sizeof(S));
   }
   const int64_t score_row = shared + round_up(longest, W);
-  S *q = scratch<S>(QUERY_TILE, queries * size), *turned = scratch<S>(KEYS, size);
+  auto* q = scratch<Left<S>>(QUERY_TILE, queries * size);
+  auto* turned = scratch<S>(KEYS, size);
   float* scores = scratch(SCORES, queries * score_row);
   float* sums = scratch(MIXED, queries * wide);
   for (int64_t r = 0; r < run.count; r++) {
@@ -205,12 +215,12 @@ float* embed(const Decoder& d, int64_t rows, const int64_t* ids) {
 // x through all the layers and the last norm: [rows, size]. attend(index, qkv, qkv_row, mixed) mixes the rows in a layer:
 // qkv [rows, qkv_row] fp32 with q, k, v of all heads in turn, before norms and rotation; mixed [rows, heads, head_size].
 template <class S, class Attend>
-S* through_layers(const Decoder& d, int64_t rows, float* x, const Attend& attend) {
+Left<S>* through_layers(const Decoder& d, int64_t rows, float* x, const Attend& attend) {
   const int64_t mixed_size = d.heads * d.head_size, qkv_size = mixed_size + 2 * d.kv_heads * d.head_size;
   const int64_t qkv_row = round_up(qkv_size, W), gate_row = round_up(2 * d.inner, W), x_row = residual_row(d);
   const int64_t tile = std::min(rows, TILE);
   float* wide = scratch(WIDE, std::max(rows * qkv_row, tile * gate_row));
-  S* narrowed = scratch<S>(NORMED, std::max(rows * std::max(d.size, mixed_size), tile * (d.size + d.inner)));
+  auto* narrowed = scratch<Left<S>>(NORMED, std::max(rows * std::max(d.size, mixed_size), tile * (d.size + d.inner)));
   const auto norm = [&](const float* weight, int64_t first, int64_t count) {
     each_row(count, d.size, [=](int64_t i) {
       rms_norm_row(x + (first + i) * x_row, weight, d.size, d.eps, narrowed + i * d.size);
@@ -219,21 +229,21 @@ S* through_layers(const Decoder& d, int64_t rows, float* x, const Attend& attend
   for (int64_t index = 0; index < d.layers; index++) {
     const Layer& layer = d.layer[index];
     norm(layer.attention_norm, 0, rows);
-    multiply(rows, qkv_size, d.size, narrowed, layer.qkv, wide, qkv_row, false);
+    multiply<S>(rows, qkv_size, d.size, narrowed, layer.qkv, wide, qkv_row, false);
     if (layer.qkv_bias)
       for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < qkv_size; j++) wide[i * qkv_row + j] += layer.qkv_bias[j];
     attend(index, wide, qkv_row, narrowed);
-    multiply(rows, d.size, mixed_size, narrowed, layer.out, x, x_row, true);
+    multiply<S>(rows, d.size, mixed_size, narrowed, layer.out, x, x_row, true);
     for (int64_t first = 0; first < rows; first += tile) {
       const int64_t count = std::min(tile, rows - first);
-      S* hidden = narrowed + tile * d.size;
+      auto* hidden = narrowed + tile * d.size;
       norm(layer.mlp_norm, first, count);
-      multiply(count, 2 * d.inner, d.size, narrowed, layer.gate_up, wide, gate_row, false);
+      multiply<S>(count, 2 * d.inner, d.size, narrowed, layer.gate_up, wide, gate_row, false);
       each_row(count, d.inner, [=](int64_t i) {
         silu_mul_row(wide + i * gate_row, wide + i * gate_row + d.inner, d.inner, hidden + i * d.inner);
       });
-      multiply(count, d.size, d.inner, hidden, layer.down, x + first * x_row, x_row, true);
+      multiply<S>(count, d.size, d.inner, hidden, layer.down, x + first * x_row, x_row, true);
     }
   }
   norm(d.norm, 0, rows);
@@ -241,8 +251,8 @@ S* through_layers(const Decoder& d, int64_t rows, float* x, const Attend& attend
 }
 
 template <class S>
-void logits_of(const Decoder& d, int64_t rows, const S* normed, float* logits) {
-  multiply(rows, d.vocabulary, d.size, normed, d.head, logits, round_up(d.vocabulary, W), false);
+void logits_of(const Decoder& d, int64_t rows, const Left<S>* normed, float* logits) {
+  multiply<S>(rows, d.vocabulary, d.size, normed, d.head, logits, round_up(d.vocabulary, W), false);
 }
 
 // Whether the caches cannot hold the weights, so that reading them costs more than sharing out the work.
@@ -269,16 +279,16 @@ bool decode(const Decoder* decoder, const Batch* whole, int64_t threads, float* 
   each(divide_up(rows, step), [&](int64_t block) {
     const int64_t first = block * step, last = std::min(rows, first + step);
     const auto runs = runs_of(batch, first, last);
-    const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, S* mixed) {
+    const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, Left<S>* mixed) {
       each(runs.size() * d.kv_heads, [&](int64_t item) {
         const Run run = runs[item / d.kv_heads];
         const int64_t at = run.first - first;
-        attend(d, index, batch, run, item % d.kv_heads, qkv + at * qkv_row, qkv_row,
+        attend<S>(d, index, batch, run, item % d.kv_heads, qkv + at * qkv_row, qkv_row,
                mixed + at * d.heads * d.head_size);
       });
     };
-    const S* normed = through_layers<S>(d, last - first, embed<S>(d, last - first, batch.ids + first), mix);
-    logits_of(d, last - first, normed, logits + first * round_up(d.vocabulary, W));
+    const auto* normed = through_layers<S>(d, last - first, embed<S>(d, last - first, batch.ids + first), mix);
+    logits_of<S>(d, last - first, normed, logits + first * round_up(d.vocabulary, W));
   });
   return true;
 }
@@ -311,7 +321,7 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
     S* q = scratch<S>(PROMPT, tokens * (d.heads + 2 * d.kv_heads) * size);
     S *k = q + tokens * d.heads * size, *v = k + tokens * d.kv_heads * size;
     float* lse = scratch(SUMS, tokens * d.heads);
-    const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, S* mixed) {
+    const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, Left<S>* mixed) {
       const Layer& layer = d.layer[index];
       each_row(tokens, qkv_row, [&](int64_t i) {
         const float *from = qkv + i * qkv_row, *cos = d.cos + positions[i] * size, *sin = d.sin + positions[i] * size;
@@ -334,10 +344,10 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
         copy_rows(v + at, row, length, size, wide, 1.0f, values);
       });
     };
-    S* normed = through_layers<S>(d, tokens, embed<S>(d, tokens, ids + start), mix);
+    auto* normed = through_layers<S>(d, tokens, embed<S>(d, tokens, ids + start), mix);
     for (int64_t s = 0; s < count; s++)
       std::copy_n(normed + (own[s + 1] - 1) * d.size, d.size, normed + s * d.size);
-    logits_of(d, count, normed, logits + first * round_up(d.vocabulary, W));
+    logits_of<S>(d, count, normed, logits + first * round_up(d.vocabulary, W));
   });
   return true;
 }

@@ -72,9 +72,17 @@ def lanes() -> int:
     return width
 
 
+def paired() -> bool:
+    """Whether two bf16 numbers that are multiplied at once lie side by side."""
+    library, _ = attempt()
+    assert library is not None
+    found: bool = library.paired()
+    return found
+
+
 def panels(weight: Tensor) -> Tensor:
-    """A matrix [outputs, depth] as the decoder reads it: [outputs / W, depth / pair, W, pair]; bf16 goes in pairs."""
-    width, pair = lanes(), 4 // weight.element_size()
+    """A matrix [outputs, depth] as the decoder reads it: [outputs / W, depth / pair, W, pair]."""
+    width, pair = lanes(), 2 if weight.dtype == torch.bfloat16 and paired() else 1
     outputs, depth = weight.shape
     padded = functional.pad(weight.detach(), (0, 0, 0, -outputs % width))
     return padded.view(-1, width, depth // pair, pair).transpose(1, 2).contiguous()

@@ -26,6 +26,8 @@ extern "C" {
 
 int64_t lanes() { return W; }
 
+bool paired() { return PAIRED; }
+
 // Whether the processor has instructions that multiply bf16 matrices.
 bool multiplies_bf16() {
 #if defined(__AVX512BF16__) || defined(__AMX_BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)

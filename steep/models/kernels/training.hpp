@@ -156,9 +156,9 @@ void silu_mul_backward(int64_t rows, int64_t size, const T* gate_up, const T* gr
 }
 
 // Causal attention within each sequence. Also lse [N, H]: the log of the sum of exponentials of each query's scores.
-template <class T>
+template <class T, class O = T>
 void packed_attention(int64_t trees, const int64_t* first_segments, const int64_t* offsets, int64_t heads,
-                      int64_t kv_heads, int64_t size, const T* q, const T* k, const T* v, T* out, float* lse) {
+                      int64_t kv_heads, int64_t size, const T* q, const T* k, const T* v, O* out, float* lse) {
   using L = Lane<T>;
   const int64_t group = heads / kv_heads, wide = round_up(size, W), q_row = heads * size, k_row = kv_heads * size;
   const int64_t steps = size / PAIR<T>;
