@@ -100,10 +100,16 @@ def _sample(
     for future in futures:
         at = {(rollout.sample, rollout.budget.thought): rollout for rollout in future.result()}
         for thought, by_problem in found.items():
-            budget = budget_of(template, thought, config)  # a thought that ended before is what it would have been
-            whole = [replace(at[sample, largest], budget=budget) for sample in range(config.samples)]
-            by_problem.append([at.get((rollout.sample, thought), rollout) for rollout in whole])
+            reached = [largest if _over(at[sample, largest], thought) else thought for sample in range(config.samples)]
+            budget = budget_of(template, thought, config)
+            by_problem.append([replace(at[key], budget=budget) for key in enumerate(reached)])
     return found
+
+
+def _over(rollout: Rollout, thought: int) -> bool:
+    """Whether it stopped thinking before such a budget would have stopped it, and so is what it would have been."""
+    broken_off = rollout.thought_len is None and len(rollout.ids) <= thought  # by an end token within the thought
+    return broken_off or (rollout.thought_len is not None and rollout.thought_tokens < thought)
 
 
 def scores(groups: Sequence[Group]) -> NDArray[np.float64]:

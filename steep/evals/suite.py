@@ -145,16 +145,17 @@ def _measured(
 
 
 def _behind(keep: Callable[[int, Verifying], None], found: Found, stage: Stage) -> None:
-    """Keep what is found, in a thread, while the next is sampled; one behind it at most."""
+    """Keep what is found, in a thread, while the next is sampled."""
     with ThreadPoolExecutor(1) as pool:
-        kept: Future[None] | None = None
+        kept: list[Future[None]] = []
         try:
             for budget, verify in found:
-                if kept is not None:
-                    kept.result()
-                kept = pool.submit(keep, budget, verify)
-            if kept is not None:
-                kept.result()
+                for before in kept:
+                    if before.done():
+                        before.result()  # raises what it raised
+                kept.append(pool.submit(keep, budget, verify))
+            for before in kept:
+                before.result()
         except KeyboardInterrupt:
             stage.stopping.asked = True  # to wait for room on a full disk ends too
             raise

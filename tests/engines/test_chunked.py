@@ -158,10 +158,12 @@ def test_a_thought_in_a_later_chunk_can_be_cancelled():
     assert sampler.idle
 
 
-def test_a_thought_in_chunks_is_not_extended():
-    longer = replace(budget(LENGTH + 1), extension=(8,), extensions=1)
-    with pytest.raises(SteepError, match="goes on to its own end"):
-        chunked().submit(Request(prompt_ids=(3, 4, 5), budget=longer))
+def test_a_thought_in_chunks_is_not_extended_nor_cut():
+    longer = budget(LENGTH + 1)
+    extended = Request(prompt_ids=(3, 4, 5), budget=replace(longer, extension=(8,), extensions=1))
+    for asked in (extended, Request(prompt_ids=(3, 4, 5), budget=longer, cuts=(3,))):
+        with pytest.raises(SteepError, match="goes on to its own end"):
+            chunked().submit(asked)
 
 
 def test_a_context_without_room_for_a_chunk_is_refused():

@@ -459,6 +459,59 @@ def test_a_constraint_holds_each_answer_and_no_thought(top_p: float):
         np.testing.assert_allclose(rollout.logprobs[rollout.thought_len :], 0.0, atol=1e-6)
 
 
+def cut_alone(sampler: NativeEngine, asked: Request) -> list[Rollout]:
+    """What a request with cuts must give, from requests without."""
+    whole = sampler.submit(replace(asked, cuts=())).result()
+    alone = {
+        cut: sampler.submit(replace(asked, cuts=(), budget=replace(asked.budget, thought=cut))).result()
+        for cut in asked.cuts
+    }
+    return [
+        rollout
+        for number, own in enumerate(whole)
+        for rollout in (*(alone[cut][number] for cut in asked.cuts if alone[cut][number].interrupted), own)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_sample_answers_at_each_cut_that_it_reaches_and_thinks_on(seed: int):
+    asked = request(seed=seed, n=5, cuts=(1, 4, 5, 19))
+    sampler = engine(rows=3)
+    beside = sampler.submit(request((5, 6), seed=99, n=2))
+    for ours, theirs in zip(sampler.submit(asked).result(), expected := cut_alone(sampler, asked), strict=True):
+        assert same(ours, theirs)
+        assert (ours.budget, ours.sample) == (theirs.budget, theirs.sample)
+    assert {rollout.budget.thought for rollout in expected} >= {1, 20}
+    assert len(beside.result()) == 2
+
+
+def test_an_answer_at_a_cut_is_held_to_the_constraint_too():
+    asked = request(seed=3, thought=20, cuts=(2, 6), constraint=Countdown)
+    sampler = engine(end=END)
+    found = sampler.submit(asked).result()
+    assert [r.budget.thought for r in found] == [2, 6, 20]
+    assert all(r.ids[r.thought_len :].tolist() == [12, 11, 10, END] for r in found)
+
+
+@pytest.mark.parametrize("steps", [6, 7, 9])  # within the closing, at its end, within the answer
+def test_what_is_recalled_while_it_answers_at_a_cut_is_the_thought_alone(steps: int):
+    sampler = engine(end=23)
+    whole = sampler.submit(request(seed=1, thought=50)).result()[0]
+    pending = sampler.submit(request(seed=1, thought=50, cuts=(5,)))
+    for _ in range(steps):
+        sampler.step()
+    sampler.recall()
+    (rollout,) = pending.result()
+    assert (rollout.stop, rollout.thought_len, rollout.budget.thought) == ("cancelled", None, 50)
+    assert rollout.ids.tolist() == whole.ids[:5].tolist()
+
+
+def test_a_cut_that_cannot_be_kept_is_refused():
+    for cuts, sink in (((4, 20), None), ((4,), print)):
+        with pytest.raises(SteepError, match="cannot be kept"):
+            engine().submit(request(thought=20, cuts=cuts), sink)
+
+
 def test_closing_a_stream_frees_its_row():
     one = engine(rows=1, end=23)
     stream = one.stream(request(thought=50))

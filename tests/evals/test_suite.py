@@ -2,7 +2,7 @@ import json
 import math
 import threading
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 
 import numpy as np
@@ -12,7 +12,7 @@ from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig, accuracy
 from steep.evals.statistics import bootstrap, proportion
 from steep.evals.suite import SuiteConfig, cells_of, load_cells, measure
-from steep.runs import Stage
+from steep.runs import Stage, write_json
 from steep.types import Group, Message, Problem, Receipt, Rollout, Verdict, correct, invalid, wrong
 
 
@@ -49,25 +49,25 @@ class SaysYes:
 
     def submit(self, request):
         self.requests.append(request)
-        encode, budget = self.template.tokenizer.encode, request.budget
+        samples = range(request.first_sample, request.first_sample + request.n)
+        budgets = [*(replace(request.budget, thought=cut) for cut in request.cuts if cut <= 8), request.budget]
+        future = Future()
+        future.set_result([self.rollout(request, sample, budget) for sample in samples for budget in budgets])
+        return future
+
+    def rollout(self, request, sample, budget):
+        encode = self.template.tokenizer.encode
         thought = (encode("3 + 5 = 8, and") * 3)[: min(budget.thought, 8)]
         cut = budget.thought <= 8
         closing = list(budget.closing) if cut else [self.template.think_close_id]
         ids = np.array([*thought, *closing, *encode(self.answer), min(self.template.end_ids)], np.int32)
         sampled = np.ones(len(ids), bool)
         sampled[len(thought) : len(thought) + len(closing)] = not cut
-        future = Future()
-        future.set_result(
-            [
-                Rollout(
-                    prompt_ids=request.prompt_ids, ids=ids, logprobs=np.zeros(len(ids), np.float32), sampled=sampled,
-                    versions=np.zeros(len(ids), np.int32), thought_len=len(thought) + len(closing), stop="end",
-                    budget=budget, seed=request.seed, sample=request.first_sample + i,
-                )
-                for i in range(request.n)
-            ]
+        return Rollout(
+            prompt_ids=request.prompt_ids, ids=ids, logprobs=np.zeros(len(ids), np.float32), sampled=sampled,
+            versions=np.zeros(len(ids), np.int32), thought_len=len(thought) + len(closing), stop="end",
+            budget=budget, seed=request.seed, sample=sample,
         )  # fmt: skip
-        return future
 
 
 SMALL = SuiteConfig(problems=10, eval=EvalConfig(budgets=(0, 4, 16), samples=3))
@@ -83,26 +83,26 @@ def test_answers_are_checked_while_the_next_ones_are_sampled(tmp_path, template)
 
     class Telling(SaysYes):
         def submit(self, request):
-            if request.budget.thought == 4:
+            if request.budget.thought == 0:
                 sampling.set()
             return super().submit(request)
 
-    config = SuiteConfig(problems=2, modes=("sampled",), eval=EvalConfig(budgets=(4, 16)))
+    config = SuiteConfig(problems=2, modes=("sampled",), eval=EvalConfig(budgets=(0, 4, 16)))
     cells = measure(Stage(tmp_path), "sft", Telling(template), template, {"parity": Patient()}, config)
-    assert [(c.budget, c.invalid) for c in cells if c.level is None] == [(4, 0), (16, 0)]
+    assert [(c.budget, c.invalid) for c in cells if c.level is None] == [(0, 0), (4, 0), (16, 0)]
 
 
 def test_what_was_sampled_before_an_interruption_is_kept(tmp_path, template):
     class Interrupted(SaysYes):
         def submit(self, request):
-            if request.budget.thought == 4:
+            if request.budget.thought == 0:
                 raise KeyboardInterrupt
             return super().submit(request)
 
-    config = SuiteConfig(problems=2, modes=("sampled",), eval=EvalConfig(budgets=(4, 16)))
+    config = SuiteConfig(problems=2, modes=("sampled",), eval=EvalConfig(budgets=(0, 4, 16)))
     with pytest.raises(KeyboardInterrupt):
         measure(Stage(tmp_path), "sft", Interrupted(template), template, {"parity": Parity()}, config)
-    assert {c.budget for c in load_cells(tmp_path)} == {16}
+    assert {c.budget for c in load_cells(tmp_path)} == {4, 16}
 
 
 def test_measured_cells(tmp_path, template):
@@ -157,9 +157,9 @@ class Stops(SaysYes):
         return super().submit(request)
 
 
-@pytest.mark.parametrize("left", [3, 13, 25, 45])
-def test_an_evaluation_that_was_cut_short_goes_on_at_the_budget_it_had_reached(left, tmp_path, template):
-    """It takes 10 requests to sample, and 30 to cut at a budget above 0."""
+@pytest.mark.parametrize(("left", "done"), [(3, set()), (13, {4, 16}), (13, {16})])
+def test_an_evaluation_that_was_cut_short_goes_on_with_the_budgets_that_are_left(left, done, tmp_path, template):
+    """It takes 10 requests to sample the budgets above 0, and 10 for that of 0."""
     tasks, config = {"parity": Parity()}, replace(SMALL, modes=("sampled",))
     whole, stage = Stage(tmp_path / "whole"), Stage(tmp_path / "cut")
     for each in (whole, stage):
@@ -167,11 +167,12 @@ def test_an_evaluation_that_was_cut_short_goes_on_at_the_budget_it_had_reached(l
     expected = measure(whole, "m", SaysYes(template), template, tasks, config)
     with pytest.raises(KeyboardInterrupt):
         measure(stage, "m", Stops(template, left), template, tasks, config)
-    done = {cell.budget for cell in load_cells(stage.path)}
-    assert done == {b for b, requests in ((16, 10), (4, 40), (0, 50)) if left >= requests}
+    kept = [asdict(cell) for cell in load_cells(stage.path)]
+    assert {cell["budget"] for cell in kept} >= done
+    write_json(stage.path / "cells.json", [cell for cell in kept if cell["budget"] in done])  # the rest was not reached
     rest = SaysYes(template)
     assert measure(stage, "m", rest, template, tasks, config) == expected
-    assert len(rest.requests) == 50 - sum({16: 10, 4: 30, 0: 10}[b] for b in done)
+    assert len(rest.requests) == (10 if done == {4, 16} else 20)
     assert list(stage.rollouts()) == list(whole.rollouts())
 
 
