@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.worker import ROOT
 from steep.evals.claims import Curve, claim_r2, curve
 from steep.evals.suite import load_cells
-from steep.runs import Claim, Stage, evidence, read_claims, read_json, write_evidence, write_json
+from steep.runs import Claim, Stage, read_claims, read_json, write_evidence, write_json
 
 RESULTS = ROOT / "docs" / "results" / "o1.json"
 COMMAND = "python -m benchmarks.o1"
@@ -51,10 +51,9 @@ def main() -> None:
         print(
             f"{claim.id:32s} {claim.value:8.4g} [{claim.low:.4g}, {claim.high:.4g}]  {claim.bar:10s} {held}", file=told
         )
-    seconds = time.monotonic() - began
-    write_evidence(args.out, claims, seconds)
+    document = write_evidence(args.out, claims, time.monotonic() - began)
     if args.json:
-        print(json.dumps(evidence(claims, seconds), indent=2))
+        print(json.dumps(document, indent=2))
 
 
 class Bench:
