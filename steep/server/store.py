@@ -188,7 +188,7 @@ class Store:
                     background=record.background,
                     asked=record.asked,
                     said=record.said,
-                    request=REQUEST.dump_python(record.request, mode="json", exclude={"constraint"}),
+                    request=REQUEST.dump_python(record.request, mode="json", exclude={"constraint", "cuts"}),
                     answer_now=record.answer_now,
                     **vars(record.state),
                 )

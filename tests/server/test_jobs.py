@@ -321,7 +321,7 @@ def test_a_store_of_another_version_is_refused(made, url):
 
 def test_what_is_stored_changes_with_its_version_alone():
     columns = [f"{c.table.name}.{c.name} {c.type} {c.nullable}" for t in TABLES.sorted_tables for c in t.columns]
-    request = REQUEST.dump_python(record(1).request, mode="json", exclude={"constraint"})
+    request = REQUEST.dump_python(record(1).request, mode="json", exclude={"constraint", "cuts"})
     digest = hashlib.sha256(json.dumps([columns, request]).encode()).hexdigest()
     assert (VERSION, digest[:8]) == (1, "0842b018"), "raise VERSION, and put the new digest here"
 
