@@ -57,6 +57,7 @@ class Job:
     constraints: dict[int, Constraint] = field(default_factory=dict)
     done: dict[int, Rollout] = field(default_factory=dict)
     cuts: dict[int, list[Rollout]] = field(default_factory=dict)
+    """Of each sample, what it answered at the cuts so far."""
     returns: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What each sample that answers at a cut goes back to."""
     cancelled: bool = False

@@ -63,10 +63,8 @@ def sweep(
     for these in filter(None, (together, *([budget] for budget in budgets if budget not in together))):
         sampled = _sample(engine, template, problems, these, config)
         for budget in these:
-            yield (
-                budget,
-                partial(verified_groups, list(zip(problems, sampled.pop(budget), strict=True)), tasks, template),
-            )
+            answered = list(zip(problems, sampled.pop(budget), strict=True))
+            yield budget, partial(verified_groups, answered, tasks, template)
 
 
 def budgets_of(template: Template, config: EvalConfig) -> set[int]:

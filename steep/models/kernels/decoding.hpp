@@ -115,7 +115,7 @@ void multiply(int64_t rows, int64_t outputs, int64_t depth, const Left<S>* a, co
   each(divide_up(vectors, COLUMNS), [=](int64_t chunk) {
     const int64_t first = chunk * COLUMNS;
     product<Lane<Left<S>>, Lane<S>>(rows, std::min(COLUMNS, vectors - first), steps, {left, steps, 1},
-                  {right + first * steps * W, W, steps * W}, out + first * W, out_row, add);
+                                    {right + first * steps * W, W, steps * W}, out + first * W, out_row, add);
   });
 }
 
@@ -284,7 +284,7 @@ bool decode(const Decoder* decoder, const Batch* whole, int64_t threads, float* 
         const Run run = runs[item / d.kv_heads];
         const int64_t at = run.first - first;
         attend<S>(d, index, batch, run, item % d.kv_heads, qkv + at * qkv_row, qkv_row,
-               mixed + at * d.heads * d.head_size);
+                  mixed + at * d.heads * d.head_size);
       });
     };
     const auto* normed = through_layers<S>(d, last - first, embed<S>(d, last - first, batch.ids + first), mix);
