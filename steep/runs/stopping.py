@@ -28,9 +28,9 @@ def stop_with_parent() -> None:
 
 
 def _orphaned(number: int, frame: FrameType | None) -> None:
-    """Ask once: the parent's threads end one after another, and the end of each is told."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.raise_signal(signal.SIGINT)
+    """Ask once: the parent's threads end one after another, and the end of each is told, even while this runs."""
+    if signal.signal(signal.SIGHUP, signal.SIG_IGN) is _orphaned:
+        signal.raise_signal(signal.SIGINT)
 
 
 class Stopping:

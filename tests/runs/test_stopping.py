@@ -13,8 +13,11 @@ import os, signal
 from steep.runs import Stopping, stop_with_parent
 stop_with_parent()
 with Stopping() as stopping:
+    handler = signal.getsignal(signal.SIGHUP)
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGHUP)
+    for _ in range(2):
+        handler(signal.SIGHUP, None)  # the end of another thread is told before the first signal is answered
     print(stopping.asked)
 """
 
