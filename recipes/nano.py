@@ -56,12 +56,12 @@ def config() -> Recipe:
         model=ModelConfig(
             hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384
         ),
-        pretrain=PretrainConfig(steps=100, policy=supervised),
-        sft=SftConfig(steps=6000, examples=16, cut_share=0.05, policy=supervised),
+        pretrain=PretrainConfig(steps=60, policy=supervised),
+        sft=SftConfig(steps=5000, examples=16, cut_share=0.05, policy=supervised),
         engine=NativeConfig(rows=384, context=768, dtype="bfloat16"),
         rl=RlConfig(
-            num_steps=90,
-            eval_every=8,  # 13 evaluations: the forecast of RL takes 8, 5 of them in its first half
+            num_steps=66,
+            eval_every=6,  # 12 evaluations: the forecast of RL takes 8, 5 of them in its first half
             groups_per_step=32,
             rollouts=RolloutConfig(thought=(32, 512), full_share=0.1, answer=48),
             policy=PolicyConfig(optimizer=annealed, autocast=True),
