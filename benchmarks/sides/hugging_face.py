@@ -14,9 +14,11 @@ MICRO_BATCH_TOKENS = 4096
 state: dict[str, Any] = {}
 
 
-def load(directory: str, context: int, rows: int) -> None:
+def load(directory: str, context: int, rows: int, dtype: str) -> None:
+    """`dtype` is that of training's products."""
+    torch.set_float32_matmul_precision("medium")  # oneDNN's products, as steep's are
     state.clear()
-    state["directory"] = directory
+    state.update(directory=directory, autocast=dtype == "bfloat16")
 
 
 def model(dtype: str) -> Any:
@@ -48,7 +50,7 @@ def train(batch: list[list[int]], setting: str) -> dict[str, float]:
     layout = {"padded": padded, "packed": packed}[setting]
     began = time.perf_counter()
     for inputs, labels in layout(batch):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=state["autocast"]):
             logits = learner(**inputs, use_cache=False).logits
         loss = cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
         (loss / trained).backward()  # type: ignore[no-untyped-call]

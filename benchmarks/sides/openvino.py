@@ -1,4 +1,4 @@
-"""OpenVINO GenAI's continuous batching, in bf16; its cache of keys and values is 8 bits wide, its own default.
+"""OpenVINO GenAI's continuous batching; its cache of keys and values is 8 bits wide, its own default.
 
 The model is converted by optimum-intel, once, into a folder beside it.
 """
@@ -21,9 +21,9 @@ CACHE_GB = 3
 state: dict[str, Any] = {}
 
 
-def load(directory: str, context: int, rows: int) -> None:
+def load(directory: str, context: int, rows: int, dtype: str) -> None:
     state["directory"] = convert(Path(directory))
-    state["rows"] = rows
+    state.update(rows=rows, precision={"bfloat16": "bf16", "float32": "f32"}[dtype])
     state["pipes"] = {}
 
 
@@ -48,7 +48,7 @@ def pipe(setting: str) -> Any:
         scheduler.max_num_batched_tokens = 4096
         scheduler.enable_prefix_caching = setting == "shared"
         threads = int(os.environ["OMP_NUM_THREADS"])
-        options = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads}
+        options = {"INFERENCE_PRECISION_HINT": state["precision"], "INFERENCE_NUM_THREADS": threads}
         pipes = state["pipes"]
         pipes.clear()
         pipes[setting] = openvino_genai.ContinuousBatchingPipeline(str(state["directory"]), scheduler, "CPU", options)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -91,6 +92,7 @@ def train(
     exactly: bool,
 ) -> None:
     """Train until the calls end. `micro` completions are forwarded together; `exactly`: none ends before `new`."""
+    torch.set_float32_matmul_precision("medium")  # oneDNN's products, as steep's are
     rewards = Rewards(even if score == "even" else countdown(directory))
     with tempfile.TemporaryDirectory() as scratch:
         config = GRPOConfig(

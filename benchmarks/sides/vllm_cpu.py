@@ -1,4 +1,4 @@
-"""vLLM's build for the CPU, in bf16, with its own defaults: prefix caching and torch.compile are on."""
+"""vLLM's build for the CPU, with its own defaults: prefix caching and torch.compile are on."""
 
 import time
 from typing import Any
@@ -10,10 +10,10 @@ from benchmarks.worker import Channel, serve
 state: dict[str, Any] = {}
 
 
-def load(directory: str, context: int, rows: int) -> None:
+def load(directory: str, context: int, rows: int, dtype: str) -> None:
     state["llm"] = LLM(
         model=directory,
-        dtype="bfloat16",
+        dtype=dtype,
         max_model_len=context,
         max_num_seqs=rows,
         disable_log_stats=True,
