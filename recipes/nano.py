@@ -47,7 +47,7 @@ def config() -> Recipe:
     supervised = PolicyConfig(optimizer=muon, micro_batch_tokens=8192, autocast=True)
     return Recipe(
         tasks=(
-            Share(task=Countdown(levels=(1,)), weight=4),
+            Share(task=Countdown(levels=(1,), slips=0.3), weight=4),
             Share(task=Letters(levels=(1, 2), made_up=0.5), weight=8),
             Share(task=Arithmetic(levels=(1, 2, 3)), weight=2),
             Share(task=Chat(), weight=1),
@@ -57,7 +57,7 @@ def config() -> Recipe:
             hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384
         ),
         pretrain=PretrainConfig(steps=60, policy=supervised),
-        sft=SftConfig(steps=5000, examples=16, cut_share=0.05, policy=supervised),
+        sft=SftConfig(steps=5400, examples=16, cut_share=0.05, policy=supervised),
         engine=NativeConfig(rows=384, context=768, dtype="bfloat16"),
         rl=RlConfig(
             num_steps=66,

@@ -3,6 +3,9 @@
 Some demonstrations are cut, as a budget would cut them: the closing follows (not trained: the engine writes it), and
 the answer. So the model learns to answer from whatever it has. Where the prompt tells the budget, the thought is cut
 some way before it and the closing is trained: so the model learns to end in time by itself.
+
+A wrong step that a demonstration notices and mends is shown and not trained, where the task can replay its thoughts:
+so the model learns to mend mistakes and not to make them.
 """
 
 import math
@@ -19,7 +22,7 @@ from steep.runs import Health, Stage
 from steep.tasks.mixture import Share, demonstrators, numbered
 from steep.tokens import Template
 from steep.training.supervised import SupervisedConfig, train_supervised
-from steep.types import Demonstrator, Problem
+from steep.types import Demonstrator, Problem, Replayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,5 +81,23 @@ def demonstration(
     ids = [*prompt_ids, *thought[:kept], *closing, *answer]
     thought_end, answer_start = len(prompt_ids) + kept, len(prompt_ids) + kept + len(closing)
     ending = range(thought_end, answer_start) if tell or not cut else range(0)
-    trained = [*range(len(prompt_ids), thought_end), *ending, *range(answer_start, len(ids))]
+    slipped = slips(template, task, thought)
+    thinking = (len(prompt_ids) + place for place in range(kept) if place not in slipped)
+    trained = [*thinking, *ending, *range(answer_start, len(ids))]
     return np.array(ids[: config.max_tokens], np.int32), np.array([t for t in trained if t < config.max_tokens])
+
+
+def slips(template: Template, task: Demonstrator, thought: Sequence[int]) -> set[int]:
+    """The places in a thought of tokens that write a wrong step; none where the task cannot tell."""
+    if not isinstance(task, Replayer):
+        return set()
+    pieces = [template.tokenizer.token_bytes(id) for id in thought]
+    text = b"".join(pieces).decode(errors="replace")
+    sizes = np.array([len(piece) for piece in pieces])
+    ends = sizes.cumsum()
+    starts = ends - sizes
+    found: set[int] = set()
+    for slip in task.replay(text).slips:
+        first, last = (len(text[:at].encode()) for at in (slip.start, slip.end))
+        found.update(np.flatnonzero((first < ends) & (starts < last)).tolist())
+    return found

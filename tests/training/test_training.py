@@ -328,9 +328,26 @@ def test_a_demonstration_trains_what_the_model_writes_and_nothing_else():
     assert made.answer(ids[len(prompt) :].tolist()) == shown.answer or shown.answer
 
 
+def test_a_wrong_step_of_a_demonstration_is_shown_and_not_trained():
+    made, task = template(), Countdown(slips=1.0)
+    tokenizer, config = made.tokenizer, SftConfig(cut_share=0.0, max_tokens=5000)
+    slipped = 0
+    for seed in range(40):
+        problem = next(task.problems("train", seed))
+        ids, trained = demonstration(made, task, problem, config, Random(seed))
+        prompt = len(made.render(problem.prompt))
+        thought, _ = made.split(ids[prompt:].tolist())
+        text = tokenizer.decode(thought)
+        untrained = sorted(set(range(prompt, len(ids))) - set(trained.tolist()))
+        wrong_steps = [text[slip.start : slip.end] for slip in task.replay(text).slips]
+        assert tokenizer.decode(ids[untrained].tolist()).split() == wrong_steps
+        slipped += len(wrong_steps)
+    assert slipped > 20
+
+
 def test_a_cut_demonstration_does_not_train_the_closing():
     config = replace(compact(), closing="Time is up.")
-    made, task = Template(template().tokenizer, config), Countdown()
+    made, task = Template(template().tokenizer, config), Countdown(slips=0.0)
     closing = list(made.budget(1, 8).closing)
     cuts = 0
     for seed in range(40):
@@ -346,7 +363,7 @@ def test_a_cut_demonstration_does_not_train_the_closing():
 
 
 def test_a_told_demonstration_ends_by_itself_within_its_budget():
-    made, task = Template(template().tokenizer, replace(compact(), closing="Time is up.")), Countdown()
+    made, task = Template(template().tokenizer, replace(compact(), closing="Time is up.")), Countdown(slips=0.0)
     config = SftConfig(told_share=1.0, max_tokens=5000)
     unfinished = 0
     for seed in range(60):
