@@ -47,7 +47,7 @@ def config() -> Recipe:
     supervised = PolicyConfig(optimizer=muon, micro_batch_tokens=8192, autocast=True)
     return Recipe(
         tasks=(
-            Share(task=Countdown(levels=(1,), slips=0.3), weight=4),
+            Share(task=Countdown(levels=(1,), slips=0.5), weight=4),
             Share(task=Letters(levels=(1, 2), made_up=0.5), weight=8),
             Share(task=Arithmetic(levels=(1, 2, 3)), weight=2),
             Share(task=Chat(), weight=1),

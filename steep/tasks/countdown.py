@@ -36,6 +36,8 @@ from steep.tasks import replaying
 from steep.tasks.generated import Generated, split_of
 from steep.types import Demonstration, Message, Problem, Replay, Verdict, correct, wrong
 
+SLIP = 1 / 6
+"""How likely a result is wrong in a demonstration that slips."""
 INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
 LARGEST = 999  # no step of a demonstration goes above it
@@ -120,7 +122,7 @@ class Countdown(Generated):
     careful: float = 0.5
     """Share of demonstrations with three numbers that check every result; longer ones would take twice as long."""
     slips: float = 0.1
-    """Share of demonstrations with a wrong result that is noticed and mended."""
+    """Share of demonstrations in which results are wrong now and then, which is noticed and mended."""
     foresight: float = 0.85
     """With more than three numbers, the share of dead ends that are passed over: a teacher knows how it ends."""
     max_paths: int = 40
@@ -187,16 +189,13 @@ class Countdown(Generated):
 
     def demonstrate(self, problem: Problem, rng: Random) -> Demonstration:
         target = problem.key["target"]
-        slip_at = rng.randrange(1, 12) if rng.random() < self.slips else 0  # number of the step that slips
-        written = 0
+        slipping = rng.random() < self.slips
         start = [Operand(n, str(n)) for n in problem.key["numbers"]]
         long = len(start) > 3
         careful = rng.random() < self.careful and not long
 
         def write(step: Step) -> str:
-            nonlocal written
-            written += 1
-            if written != slip_at:
+            if not slipping or rng.random() >= SLIP:
                 return f"{step}({step.check})" if careful else str(step)
             false = step.value + rng.choice([by for by in (-10, -2, -1, 1, 2, 10) if step.value + by >= 0])
             return f"{step.left.value}{step.sign}{step.right.value}={false} no {step}"
