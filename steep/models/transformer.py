@@ -184,8 +184,9 @@ class Transformer(LanguageModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        # The numbers that nn.Embedding itself would draw; but on the meta device it loads torch._dynamo for that.
-        drawn = torch.randn(config.vocab_size, config.hidden_size)
+        drawn = torch.empty(config.vocab_size, config.hidden_size)
+        if not drawn.is_meta:  # there it takes half a second: numbers are drawn by torch._dynamo or by torch._refs
+            drawn.normal_()
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=drawn)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)

@@ -101,7 +101,9 @@ def unfilled(config: ModelConfig) -> Transformer:
     """A model on the CPU whose parameters hold whatever was in memory: every one of them is to be overwritten."""
     with torch.device("meta"):  # no random numbers for values that do not stay
         model = Transformer(config)
-    model.to_empty(device="cpu")
+    for module in model.modules():  # `to_empty` would load all of torch.fx for it, half a second
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
     model.cos, model.sin = rope_table(config)
     return model
 
