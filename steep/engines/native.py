@@ -175,6 +175,9 @@ class NativeEngine:
         self.version = version
         self.prefill_tokens = 8192
         """Once so many tokens of prompts are begun in a step, the next prompts wait for the next one."""
+        self.patience_s = 0.0
+        """How long active rows wait for their next token while there are prompts to begin."""
+        self.decoded_s = 0.0  # when no active row was waiting for its next token
         self.decoder = decoder(self.model, config.rows, config.context, self.dtype)
         self.rows = Rows(config.rows, config.context)
         self.active = 0
@@ -262,14 +265,18 @@ class NativeEngine:
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Start what fits, decode one token in every active row, retire what is done."""
+        """Start what fits, decode one token in every active row (unless prompts go first), retire what is done."""
         with self.lock:
             while self.arrived:
                 self.waiting.append(self.arrived.popleft())
+            if not self.active:
+                self.decoded_s = time.monotonic()
             self._obey()
             self._start()
-            if self.active:
+            begin_first = (self.waiting or self.arrived) and self.active < self.config.rows
+            if self.active and not (begin_first and time.monotonic() < self.decoded_s + self.patience_s):
                 self._decode()
+                self.decoded_s = time.monotonic()
 
     def _submit(self, request: Request, sink: Sink | None) -> Job:
         kept = max(len(request.budget.closing) + request.budget.answer, len(request.response_ids) + 1)

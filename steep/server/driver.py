@@ -20,7 +20,10 @@ from steep.engines.native import Pending
 from steep.types import Progress, Request
 
 PREFILL_TOKENS = 128
-"""Prompt tokens of a step: those who came first are told soon, and those under way wait little."""
+"""Prompt tokens of a step: those who came first are told soon."""
+PATIENCE_S = 0.05
+"""A token may come so much later because others get their first: nobody sees it, and a burst of prompts is begun with
+half of the wait."""
 TELL_S, TELL_ROW_S = 0.02, 0.001
 """Time between two batches: at least the first, and the second for each active row (a chunk costs about 40 us)."""
 Take = Callable[[Progress], None]
@@ -30,7 +33,7 @@ log = logging.getLogger("steep.server")
 class Driver:
     def __init__(self, engine: NativeEngine) -> None:
         self.engine = engine
-        engine.prefill_tokens = PREFILL_TOKENS
+        engine.prefill_tokens, engine.patience_s = PREFILL_TOKENS, PATIENCE_S
         self.on_failure: Callable[[], None] = lambda: None
         """Called in the event loop if the engine fails."""
         self.failed = False

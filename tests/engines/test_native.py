@@ -379,6 +379,20 @@ def test_prompts_beyond_a_steps_share_wait_for_the_next_step():
         assert future.result()[0].ids.tolist() == plain_loop(model(), one)[0]
 
 
+def test_prompts_go_first_while_rows_are_patient():
+    sampler = engine()
+    sampler.prefill_tokens, sampler.patience_s = 5, 3600.0
+    asked = [request((3, 4, 5 + i), seed=i) for i in range(5)]
+    pending = [sampler.submit(one) for one in asked]
+    counts = []
+    for _ in range(4):
+        sampler.step()
+        counts.append(int(sampler.rows.count[0]))
+    assert counts == [1, 1, 2, 3]
+    for one, future in zip(asked, pending, strict=True):
+        assert future.result()[0].ids.tolist() == plain_loop(model(), one)[0]
+
+
 def test_a_total_limits_thought_and_answer_together():
     for seed in range(10):
         limits = Budget(thought=20, answer=5, closing=(7, 9, THINK_END), total=30, must_answer=True)
