@@ -4,7 +4,7 @@
 
 steep against TRL's GRPOTrainer, with the same model, prompts of 32 tokens, and exactly as many new tokens for each
 rollout. The score is the share of even token ids: both do the same work for it, and no group is without signal. TRL
-runs in fp32, and where the processor is faster in bf16 in bf16 autocast too; the faster is paired.
+runs in fp32 and, on a processor that is faster in bf16, in bf16 autocast; the faster is paired.
 """
 
 from collections.abc import Iterator

@@ -22,8 +22,8 @@ from steep.types import Progress, Request
 PREFILL_TOKENS = 128
 """Prompt tokens of a step: those who came first are told soon."""
 PATIENCE_S = 0.05
-"""A token may come so much later because others get their first: nobody sees it, and a burst of prompts is begun with
-half of the wait."""
+"""A token may come so much later because others get their first: nobody sees it, and the last of a burst of prompts
+wait a third less."""
 TELL_S, TELL_ROW_S = 0.02, 0.001
 """Time between two batches: at least the first, and the second for each active row (a chunk costs about 40 us)."""
 Take = Callable[[Progress], None]
