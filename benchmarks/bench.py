@@ -19,6 +19,7 @@ from benchmarks.worker import ROOT, Side, SideError
 from steep.runs import Claim, evidence, write_json
 
 PAIRS = 5
+MODELS = ("N", "S")
 KEPT = 1.15
 """Rivals within this factor of the fastest one take part in all rounds, the others in the first alone."""
 STEEP = "steep"
@@ -44,12 +45,16 @@ class Row:
     note: str = ""
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
+def options(description: str | None, models: bool = False) -> argparse.ArgumentParser:
+    """What every script takes, and a choice among MODELS where it measures both."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--quick", action="store_true", help="the smallest sizes, one round: shows that all works")
     parser.add_argument("--json", action="store_true", help="print the results as JSON, and all else to stderr")
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"rounds ({PAIRS})")
+    if models:
+        alone = "one alone has results of its own"
+        parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help=alone)
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", cores)))
     parser.add_argument("--rivals", type=Path, default=HOME, metavar="DIR", help="where `benchmarks.rivals` put them")
     parser.add_argument(
@@ -63,6 +68,9 @@ class Bench:
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         self.name, self.args = name, args
+        chosen = getattr(args, "models", MODELS)
+        self.only = "" if set(chosen) == set(MODELS) else chosen[0]
+        """The model that is measured alone."""
         self.work: Path = args.work.resolve()
         self.pairs = 1 if args.quick else args.pairs
         self.command = f"python -m benchmarks.{name}"
@@ -169,6 +177,7 @@ class Bench:
         """Write down what there is: a benchmark that is broken off keeps it."""
         document = evidence(self.claims, time.monotonic() - self.began) | {
             "name": self.name,
+            "only": self.only,
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "quick": self.args.quick,
             "threads": self.args.threads,
@@ -179,7 +188,7 @@ class Bench:
         }
         out = self.work / ("quick" if self.args.quick else "results")
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"{self.name}.json", document)
+        write_json(out / f"{'-'.join(filter(None, (self.name, self.only)))}.json", document)
         return document
 
     def close(self) -> None:

@@ -69,11 +69,11 @@ QUICK = (Cell("N", 4, 8, ">= 0"), Cell("N", 4, 8, ">= 0", 2))
 
 
 def main() -> None:
-    args = options(__doc__).parse_args()
+    args = options(__doc__, models=True).parse_args()
     bench = Bench("decode", args)
     bench.notes.append(LEFT_OUT)
     bench.notes.append(f"Random weights. Rivals in {bench.dtype}; openvino-genai keeps keys and values in 8 bits.")
-    cells = QUICK if args.quick else CELLS
+    cells = QUICK if args.quick else [cell for cell in CELLS if cell.model in args.models]
     for model in dict.fromkeys(cell.model for cell in cells):
         chosen = [cell for cell in cells if cell.model == model]
         longest, rows = PROMPT + max(cell.new for cell in chosen), max(cell.batch for cell in chosen)

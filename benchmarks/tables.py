@@ -34,7 +34,8 @@ products, measured in the same run, allow at most (formulas: `benchmarks/limits.
 
 def table(document: Mapping[str, Any]) -> str:
     """One script's results as Markdown."""
-    parts = [f"## {TITLES[document['name']]}", facts(document)]
+    model = f", {document['only']}" if document.get("only") else ""
+    parts = [f"## {TITLES[document['name']]}{model}", facts(document)]
     if document["rows"]:
         columns = ("work", "side", "figure", "rounds", "steep is faster by", "share of the limit")
         parts.append(_grid(columns, [_row(row) for row in document["rows"]]))
@@ -94,10 +95,10 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     for path in MEASURED.glob("*.json"):
         write_atomic(RESULTS / path.name, path.read_bytes())
-    found = [RESULTS / f"{name}.json" for name in ORDER if (RESULTS / f"{name}.json").is_file()]
-    page = "\n".join([OPENING, *(table(read_json(path)) for path in found)])
+    found = {name: sorted([*RESULTS.glob(f"{name}.json"), *RESULTS.glob(f"{name}-*.json")]) for name in ORDER}
+    page = "\n".join([OPENING, *(table(read_json(path)) for paths in found.values() for path in paths)])
     write_atomic(PAGE, page.encode())
-    print(f"{PAGE}: {len(found)} of {len(ORDER)} benchmarks")
+    print(f"{PAGE}: {sum(map(bool, found.values()))} of {len(ORDER)} benchmarks")
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ LAYOUTS = ("padded", "packed")
 
 
 def main() -> None:
-    args = options(__doc__).parse_args()
+    args = options(__doc__, models=True).parse_args()
     bench = Bench("train", args)
     bench.notes.append("Random weights. Micro-batches of 4,096 tokens, N and S alike.")
-    for model in ("N",) if args.quick else ("N", "S"):
+    for model in ("N",) if args.quick else args.models:
         measure(bench, model, 1024 if args.quick else TOKENS[model])
     bench.finish()
 
