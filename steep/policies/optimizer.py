@@ -130,9 +130,12 @@ def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 def _factors(gram_BNN: Tensor) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
-    total = torch.eye(gram_BNN.shape[1], dtype=gram_BNN.dtype, device=gram_BNN.device).expand_as(gram_BNN)
-    for _ in range(5):
+    total: Tensor | None = None
+    for left in reversed(range(5)):
         factor = torch.baddbmm(gram_BNN, gram_BNN, gram_BNN, beta=b, alpha=c)
         factor.diagonal(dim1=1, dim2=2).add_(a)
-        total, gram_BNN = factor @ total, factor @ gram_BNN @ factor
+        total = factor if total is None else factor @ total
+        if left:
+            gram_BNN = factor @ gram_BNN @ factor
+    assert total is not None
     return total
