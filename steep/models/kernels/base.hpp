@@ -260,8 +260,10 @@ inline void product_tile(int64_t depth, Strided<L> a, Panels<S> b, float* out, i
 template <int C, class L, class S>
 inline void product_columns(int64_t rows, int64_t depth, Strided<L> a, Panels<S> b, float* out, int64_t out_row,
                             bool add) {
-  for (; rows > 0; rows -= TILE_ROWS, a.data += TILE_ROWS * a.row, out += TILE_ROWS * out_row) {
-    switch (rows) {
+  if (rows == 0) return;
+  const int64_t step = divide_up(rows, divide_up(rows, TILE_ROWS));  // 8 rows are 4 and 4: sums of 2 wait for each other
+  for (; rows > 0; rows -= step, a.data += step * a.row, out += step * out_row) {
+    switch (std::min(rows, step)) {
       case 1: product_tile<1, C>(depth, a, b, out, out_row, add); break;
       case 2: product_tile<2, C>(depth, a, b, out, out_row, add); break;
       case 3: product_tile<3, C>(depth, a, b, out, out_row, add); break;

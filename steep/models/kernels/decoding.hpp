@@ -102,10 +102,12 @@ constexpr int64_t RUN = 16;           // rows at most that attend to a shared pr
 constexpr int64_t BLOCK = 128;        // rows at most that go through the layers together
 constexpr int64_t TILE = 256;         // rows at most that go through an MLP together, and prompt tokens of a block
 constexpr int64_t COLUMNS = 8;        // vectors of columns that one thread takes at a time
+constexpr int64_t MANY = 4 * TILE_ROWS;  // rows from which it is worth while to widen weights beforehand
 constexpr int64_t LARGE = 16 << 20;   // bytes of weights that the caches do not hold
 
 // out[rows, outputs] (+)= a[rows, depth] weights^T. The weights are [outputs / W, depth / PAIR, W, PAIR]; rows of out
-// have out_row numbers, a whole number of vectors.
+// have out_row numbers, a whole number of vectors. Weights that a product would widen once a tile are widened once and
+// for all rows where there are many: the numbers are the same.
 template <class S>
 void multiply(int64_t rows, int64_t outputs, int64_t depth, const Left<S>* a, const void* weights, float* out,
               int64_t out_row, bool add) {
@@ -113,9 +115,22 @@ void multiply(int64_t rows, int64_t outputs, int64_t depth, const Left<S>* a, co
   const auto* left = lanes_of(a);
   const auto* right = static_cast<const Lane<S>*>(weights);
   each(divide_up(vectors, COLUMNS), [=](int64_t chunk) {
-    const int64_t first = chunk * COLUMNS;
-    product<Lane<Left<S>>, Lane<S>>(rows, std::min(COLUMNS, vectors - first), steps, {left, steps, 1},
-                                    {right + first * steps * W, W, steps * W}, out + first * W, out_row, add);
+    const int64_t first = chunk * COLUMNS, count = std::min(COLUMNS, vectors - first);
+    if constexpr (!std::is_same_v<Lane<S>, Lane<Left<S>>>) {
+      if (rows >= MANY) {
+        float* widened = scratch(WEIGHTS, TILE_VECTORS * steps * W);
+        for (int64_t at = 0; at < count; at += TILE_VECTORS) {
+          const int64_t here = std::min<int64_t>(TILE_VECTORS, count - at);
+          for (int64_t i = 0; i < here * steps; i++)
+            store(load(right + ((first + at) * steps + i) * W), widened + i * W);
+          product<float, float>(rows, here, steps, {left, steps, 1}, {widened, W, steps * W},
+                                out + (first + at) * W, out_row, add);
+        }
+        return;
+      }
+    }
+    product<Lane<Left<S>>, Lane<S>>(rows, count, steps, {left, steps, 1}, {right + first * steps * W, W, steps * W},
+                                    out + first * W, out_row, add);
   });
 }
 
