@@ -37,7 +37,7 @@ RECIPE = ROOT / "benchmarks" / "sides" / "countdown.py"
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    fine_tuning_steps: int = 300
+    fine_tuning_steps: int = 1600
     groups: int = 32
     copies: int = 16
     thought: int = 128

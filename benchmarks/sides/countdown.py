@@ -1,4 +1,8 @@
-"""The fine-tuned model that `benchmarks.time_to_reward` starts from: a minute or two on two cores."""
+"""The fine-tuned model that `benchmarks.time_to_reward` starts from: some minutes on two cores.
+
+RL needs a start that has learned what it was shown: after 300 steps of 64 examples, 50 steps of RL wavered between 27
+and 35%. These are a third more examples, in smaller batches.
+"""
 
 from steep.models import ModelConfig
 from steep.policies import OptimizerConfig, PolicyConfig
@@ -16,6 +20,6 @@ def config() -> Recipe:
         vocabulary=300,
         model=ModelConfig(),
         pretrain=None,
-        sft=SftConfig(steps=300, examples=64, policy=policy),
+        sft=SftConfig(steps=1600, examples=16, cut_share=0.05, policy=policy),
         rl=None,
     )
