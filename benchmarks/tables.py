@@ -28,7 +28,8 @@ OPENING = """# Performance
 Made by `python -m benchmarks.tables` from `docs/results/performance`, which `make bench` fills. Every figure is a
 median of rounds in which the sides take turns while the others are halted, with its lowest and highest in brackets. A
 ratio is a rival's time over steep's in the same round. The limit is what memory bandwidth and the peak of matrix
-products, measured in the same run, allow at most (formulas: `benchmarks/limits.py`).
+products, measured in the same run, allow at most (formulas: `benchmarks/limits.py`): beside a rival that reaches a
+quarter of it, no program can be more than four times as fast.
 """
 
 
@@ -38,7 +39,8 @@ def table(document: Mapping[str, Any]) -> str:
     parts = [f"## {TITLES[document['name']]}{model}", facts(document)]
     if document["rows"]:
         columns = ("work", "side", "figure", "rounds", "steep is faster by", "share of the limit")
-        parts.append(_grid(columns, [_row(row) for row in document["rows"]]))
+        limits = {row["cell"]: row["limit_s"] for row in document["rows"] if row["limit_s"]}
+        parts.append(_grid(columns, [_row(row, limits.get(row["cell"])) for row in document["rows"]]))
     if document["claims"]:
         parts.append(_grid(("claim", "measured", "bar", ""), [_claim(claim) for claim in document["claims"]]))
     if document["notes"]:
@@ -66,13 +68,13 @@ def facts(document: Mapping[str, Any]) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _row(row: Mapping[str, Any]) -> list[str]:
+def _row(row: Mapping[str, Any], limit_s: float | None) -> list[str]:
     seconds, tokens = row["seconds"], row["tokens"]
     if not seconds:
         return [row["cell"], row["side"], row["note"], "", "", ""]
     middle = statistics.median(seconds)
     figure = f"{tokens / middle:,.0f} tokens/s" if tokens else f"{middle:.3g} s"
-    share = f"{row['limit_s'] / middle:.0%}" if row["limit_s"] else ""
+    share = f"{limit_s / middle:.0%}" if limit_s else ""
     ratio = _spread(row["ratio"]) if row["ratio"] else ""
     return [row["cell"], row["side"], f"{figure} {row['note']}".strip(), str(len(seconds)), ratio, share]
 
