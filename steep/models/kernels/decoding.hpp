@@ -82,7 +82,13 @@ void score(int64_t rows, int64_t size, const Left<S>* queries, Blocks<S> keys, B
     const auto* right = lanes_of(keys.data + block * keys.size * W);
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4) score_tile<4>(steps, a + i * steps, steps, right, scores + i * score_row, score_row);
-    for (; i < rows; i++) score_tile<1>(steps, a + i * steps, steps, right, scores + i * score_row, score_row);
+    const auto* left = a + i * steps;
+    float* rest = scores + i * score_row;
+    switch (rows - i) {
+      case 1: score_tile<1>(steps, left, steps, right, rest, score_row); break;
+      case 2: score_tile<2>(steps, left, steps, right, rest, score_row); break;
+      case 3: score_tile<3>(steps, left, steps, right, rest, score_row);
+    }
   }
 }
 
