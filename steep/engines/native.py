@@ -431,9 +431,10 @@ class NativeEngine:
     def _decode(self) -> None:
         rows, n = self.rows, self.active
         order, logits_BV = self.decoder.step(rows.last[:n], rows.position[:n])
-        ids, logprobs = self._draw(order, logits_BV)
-        back = np.argsort(order)
-        self._advance(0, ids[back], logprobs[back])
+        drawn = self._draw(order, logits_BV)
+        ids, logprobs = map(np.empty_like, drawn)
+        ids[order], logprobs[order] = drawn
+        self._advance(0, ids, logprobs)
 
     def _draw(self, at: NDArray[np.int64], logits_BV: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The next token of rows `at` and its log-probability."""
@@ -441,57 +442,59 @@ class NativeEngine:
         for i in np.flatnonzero(rows.constrained[at] & ~rows.thinking[at]).tolist():
             allowed = self._constraint(at[i]).allowed()
             logits_BV[i, torch.from_numpy(~allowed).to(self.device)] = -torch.inf
-        ids, logprobs = draw(
-            logits_BV,
-            torch.from_numpy(rows.temperature[at]).to(self.device),
-            torch.from_numpy(rows.top_p[at]).to(self.device),
-            torch.from_numpy(uniforms(rows.stream[at], rows.dropped[at] + rows.count[at])).to(self.device),
-        )
-        return ids.cpu().numpy(), logprobs.cpu().numpy()
+        uniform = uniforms(rows.stream[at], rows.dropped[at] + rows.count[at])
+        return draw(logits_BV, rows.temperature[at], rows.top_p[at], uniform)
 
     def _advance(self, first: int, ids: NDArray[np.int64], logprobs: NDArray[np.float32]) -> None:
-        """Decide what the next token means for each active row from `first` on."""
+        """Decide what the next token means for each active row from `first` on.
+
+        What is rare is looked for before it is done: a step of few rows is spent on the calls into numpy.
+        """
         rows, at = self.rows, slice(first, self.active)
-        free = rows.thinking[at] & (rows.forcing[at] < 0)
-        rows.forcing[at][free & rows.must_answer[at] & self.ends[ids]] = 0
-        extended = free & (ids == rows.think_end[at]) & (rows.extensions[at] > 0)
-        np.copyto(rows.forcing[at], rows.closing[at], where=extended)
-        rows.extensions[at] -= extended
-        forced = rows.forcing[at] >= 0
-        extending = rows.forcing[at] >= rows.closing[at]
-        closed = np.zeros(len(ids), np.bool_)  # the thought ends with this token
+        thinking, forcing, stop = rows.thinking[at], rows.forcing[at], rows.stop[at]  # views
+        count, answer_left, cut_left = rows.count[at], rows.answer_left[at], rows.cut_left[at]
+        free, answering = thinking & (forcing < 0), ~thinking
+        ends, closes = self.ends[ids], free & (ids == rows.think_end[at])
+        if ends.any():
+            forcing[free & ends & rows.must_answer[at]] = 0
+        if closes.any():
+            extended = closes & (rows.extensions[at] > 0)
+            np.copyto(forcing, rows.closing[at], where=extended)
+            rows.extensions[at] -= extended
+        forced, extending = forcing >= 0, forcing >= rows.closing[at]
+        sampled = ~forced
+        closed = closes & sampled  # the thought ends with this token
         for i in np.flatnonzero(forced).tolist():
             row = first + i
             budget = _job(rows.jobs[row]).request.budget
             script = budget.closing + budget.extension
-            ids[i], logprobs[i] = script[rows.forcing[row]], 0.0
-            rows.forcing[row] += 1
-            closed[i] = rows.forcing[row] == len(budget.closing) and not extending[i]
-            if closed[i] or rows.forcing[row] == len(script):
-                rows.forcing[row] = -1
-        sampled, thinking = ~forced, rows.thinking[at].copy()
-        chosen = thinking & sampled
-        closed |= chosen & (ids == rows.think_end[at])
-        going_on, answering = (chosen | extending) & ~closed, ~thinking
+            ids[i], logprobs[i] = script[forcing[i]], 0.0
+            forcing[i] += 1
+            closed[i] = forcing[i] == len(budget.closing) and not extending[i]
+            if closed[i] or forcing[i] == len(script):
+                forcing[i] = -1
+        going_on = (thinking & sampled | extending) & ~closed
 
-        active, where = np.arange(first, self.active), rows.count[at].copy()
+        active, where = np.arange(first, self.active), count.copy()
         rows.ids[active, where], rows.logprobs[active, where] = ids, logprobs
         rows.sampled[active, where], rows.versions[active, where] = sampled, self.version
-        rows.count[at] += 1
+        count += 1
         rows.position[at] += 1
         rows.last[at] = ids
-        rows.thinking[at] &= ~closed
-        np.copyto(rows.thought_len[at], rows.count[at], where=closed)
         rows.thought_left[at] -= going_on
-        rows.cut_left[at] -= going_on
+        cut_left -= going_on
+        if closed.any():
+            thinking &= ~closed
+            np.copyto(rows.thought_len[at], count, where=closed)
+            np.copyto(answer_left, rows.total[at] - count, where=closed & (rows.total[at] > 0))
         spent = going_on & (rows.thought_left[at] <= 0)
-        rows.forcing[at][spent & ~rows.pause[at]] = 0
-        rows.stop[at][spent & rows.pause[at]] = LENGTH
-        np.copyto(rows.answer_left[at], rows.total[at] - rows.count[at], where=closed & (rows.total[at] > 0))
-        rows.answer_left[at] -= answering
-        rows.stop[at][answering & (rows.answer_left[at] <= 0)] = LENGTH
-        rows.stop[at][self.ends[ids] & sampled] = END
-        for i in np.flatnonzero(going_on & (rows.cut_left[at] == 0) & (rows.stop[at] == 0)).tolist():
+        if spent.any():
+            forcing[spent & ~rows.pause[at]] = 0
+            stop[spent & rows.pause[at]] = LENGTH
+        answer_left -= answering
+        stop[answering & (answer_left <= 0)] = LENGTH
+        stop[ends & sampled] = END
+        for i in np.flatnonzero(going_on & (cut_left == 0) & (stop == 0)).tolist():
             self._turn_aside(first + i)
 
         for i in np.flatnonzero(rows.constrained[at] & answering).tolist():

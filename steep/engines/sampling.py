@@ -28,14 +28,25 @@ def _mix(x: UInt64s) -> UInt64s:
     return x ^ (x >> np.uint64(31))
 
 
-def draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+def draw(
+    logits_BV: Tensor,
+    temperature_B: NDArray[np.float32],
+    top_p_B: NDArray[np.float32],
+    uniform_B: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Token ids and their log-probabilities under the distribution they were drawn from.
 
     Inverse transform sampling, one uniform number a row. Temperature 0 takes the most likely token and reports its
     log-probability at temperature 1. `top_p` keeps the smallest set of tokens that holds at least that mass.
     """
-    if kernels.compiled(logits_BV) and bool((top_p_B == 1).all()):
+    if kernels.compiled(logits_BV) and (top_p_B == 1).all():
         return kernels.fused_draw(logits_BV, temperature_B, uniform_B)
+    rows = (torch.from_numpy(x).to(logits_BV.device) for x in (temperature_B, top_p_B, uniform_B))
+    ids_B, logprobs_B = _draw(logits_BV, *rows)
+    return ids_B.cpu().numpy(), logprobs_B.cpu().numpy()
+
+
+def _draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     greedy_B = temperature_B == 0
     scaled_BV = logits_BV / torch.where(greedy_B, 1.0, temperature_B)[:, None]
     logprobs_BV = scaled_BV.log_softmax(-1)

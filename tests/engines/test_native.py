@@ -613,17 +613,17 @@ def test_uniforms_are_uniform_and_independent():
 def test_draws_follow_the_distribution():
     one = torch.tensor([[0.0, 1.0, -1.0, 2.0]])
     rows = one.expand(20_000, 4)
-    u = torch.from_numpy(uniforms(streams(np.arange(20_000), np.zeros(20_000, np.int64)), np.zeros(20_000, np.int64)))
-    full = torch.ones(20_000)
+    u = uniforms(streams(np.arange(20_000), np.zeros(20_000, np.int64)), np.zeros(20_000, np.int64))
+    full = np.ones(20_000, np.float32)
     ids, logprobs = draw(rows, full, full, u)
-    share = torch.bincount(ids, minlength=4) / 20_000
-    torch.testing.assert_close(share, one.softmax(-1)[0], atol=0.01, rtol=0)
-    torch.testing.assert_close(logprobs[:5], one.log_softmax(-1)[0][ids[:5]])
+    share = np.bincount(ids, minlength=4) / 20_000
+    np.testing.assert_allclose(share, one.softmax(-1)[0], atol=0.01)
+    np.testing.assert_allclose(logprobs[:5], one.log_softmax(-1)[0][ids[:5]], rtol=1.3e-6, atol=1e-5)
     ids, logprobs = draw(rows, full * 0.5, full * 0.9, u)
     sharp = (one / 0.5).softmax(-1)[0]
     kept = torch.tensor([0.0, sharp[1], 0.0, sharp[3]]) / (sharp[1] + sharp[3])
-    torch.testing.assert_close(torch.bincount(ids, minlength=4) / 20_000, kept, atol=0.01, rtol=0)
-    assert logprobs.exp().max() <= 1.0
+    np.testing.assert_allclose(np.bincount(ids, minlength=4) / 20_000, kept, atol=0.01)
+    assert np.exp(logprobs).max() <= 1.0
 
 
 def test_a_request_larger_than_the_engine_is_served_in_turns():

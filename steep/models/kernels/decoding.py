@@ -122,6 +122,7 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 def fused_decode(
@@ -165,15 +166,13 @@ def fused_prefill(weights: FusedWeights, sequences: Sequence[Sequence[int]]) -> 
     return prefixes, logits_SV[:, : weights.vocabulary]
 
 
-def fused_draw(logits_BV: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+def fused_draw(logits_BV: Tensor, temperature_B: Floats, uniform_B: NDArray[np.float64]) -> tuple[Ints, Floats]:
     """As `engines.sampling.draw` without top_p; logits_BV fp32 whose rows may be longer than they look."""
     rows, size = logits_BV.shape
-    ids_B, logprobs_B = torch.empty(rows, dtype=torch.long), torch.empty(rows)
-    call(
-        kernel("draw", torch.float32),
-        *(rows, size, logits_BV.stride(0)),
-        *(logits_BV, temperature_B.float().contiguous(), uniform_B.double().contiguous(), ids_B, logprobs_B),
-    )
+    given = np.ascontiguousarray(temperature_B, np.float32), np.ascontiguousarray(uniform_B, np.float64)
+    ids_B, logprobs_B = np.empty(rows, np.int64), np.empty(rows, np.float32)
+    pointers = (x.ctypes.data for x in (*given, ids_B, logprobs_B))
+    kernel("draw", torch.float32)(rows, size, logits_BV.stride(0), logits_BV.data_ptr(), *pointers)
     return ids_B, logprobs_B
 
 
