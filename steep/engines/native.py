@@ -75,6 +75,7 @@ class Pending(Future[list[Rollout]]):
         super().__init__()
         self._engine = engine
         self.job: Job | None = None
+        """None when it is done: two that hold each other would wait for the garbage collector."""
 
     def result(self, timeout: float | None = None) -> list[Rollout]:
         until = None if timeout is None else time.monotonic() + timeout
@@ -85,23 +86,25 @@ class Pending(Future[list[Rollout]]):
         return super().result()
 
     def cancel(self) -> bool:
-        if self.done():
+        job = self.job
+        if job is None:
             return False
-        assert self.job is not None
-        self._engine.drop(self.job)
+        self._engine.drop(job)
         return True
 
     def end(self, sample: int) -> None:
         """End one running sample; its rollout is what it has so far, `cancelled`."""
-        assert self.job is not None
-        self.job.ended.add(sample)
-        self._engine.asked = True
+        job = self.job
+        if job is not None:
+            job.ended.add(sample)
+            self._engine.asked = True
 
     def answer_now(self) -> None:
         """End the thoughts under way as if their budget were used up, and those not yet begun at once."""
-        assert self.job is not None
-        self.job.answer_now = True
-        self._engine.asked = True
+        job = self.job
+        if job is not None:
+            job.answer_now = True
+            self._engine.asked = True
 
 
 class Rows:
@@ -598,8 +601,10 @@ def _logits(job: Job) -> Tensor:
 
 def _hand_over(job: Job) -> None:
     job.future.set_result([r for sample in sorted(job.done) for r in (*job.cuts.get(sample, ()), job.done[sample])])
+    job.future.job = None
 
 
 def _end_cancelled(job: Job) -> None:
     if not job.future.done():
         job.future.set_exception(CancelledError())
+        job.future.job = None

@@ -1,5 +1,7 @@
 """The engine against a plain loop over the same model: same tokens, same log-probabilities, budgets kept exactly."""
 
+import gc
+import weakref
 from concurrent.futures import CancelledError
 from dataclasses import replace
 
@@ -624,6 +626,26 @@ def test_draws_follow_the_distribution():
     kept = torch.tensor([0.0, sharp[1], 0.0, sharp[3]]) / (sharp[1] + sharp[3])
     np.testing.assert_allclose(np.bincount(ids, minlength=4) / 20_000, kept, atol=0.01)
     assert np.exp(logprobs).max() <= 1.0
+
+
+@pytest.mark.parametrize("ending", ["done", "cancelled"])
+def test_what_has_ended_does_not_wait_for_the_garbage_collector(ending):
+    few, told = engine(rows=3), []
+    gc.disable()
+    try:
+        pending = few.submit(request(n=2, seed=2), told.append)
+        kept = weakref.ref(pending.job)
+        few.step()
+        if ending == "cancelled":
+            assert pending.cancel()
+            few.step()
+        else:
+            pending.result()
+        assert pending.done()
+        assert not pending.cancel()
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_a_request_larger_than_the_engine_is_served_in_turns():
