@@ -3,7 +3,9 @@
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import steep
 
@@ -51,11 +53,25 @@ def test_the_licence_is_whole():
 
 
 def test_the_readme_quotes_the_figures_that_were_measured():
-    """Each row of the table names a claim; value, interval and bar are those of docs/results/nano.json."""
-    claims = {c["id"]: c for c in json.loads((ROOT / "docs/results/nano.json").read_text())["claims"]}
-    rows = re.findall(r"^\| .* \| `(nano\.\w+)` \| (.*) \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
-    assert {id for id, _, _ in rows} == set(claims)
-    for id, figure, bar in rows:
-        claim = claims[id]
-        assert figure == f"{claim['value']:.3f} ({claim['low']:.3f} to {claim['high']:.3f})"
-        assert bar == f"{claim['bar']}, {'holds' if claim['holds'] else 'missed'}"
+    """Each row of its tables names a claim; value, interval and bar are those in docs/results."""
+    nano = claims_in("nano.json")
+    assert set(nano) <= check_rows(nano, digits=".3f")
+    rivals = claims_in("performance/*.json")
+    assert check_rows(rivals, digits=".3g")
+
+
+def claims_in(files: str) -> dict[str, Any]:
+    results = (ROOT / "docs" / "results").glob(files)
+    return {claim["id"]: claim for path in results for claim in json.loads(path.read_text())["claims"]}
+
+
+def check_rows(claims: Mapping[str, Any], digits: str) -> set[str]:
+    """The claims that README quotes, all of them rightly."""
+    rows = re.findall(r"^\| .* \| `([\w.]+)` \| (.*) \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
+    found = {id: (figure, bar) for id, figure, bar in rows if id in claims}
+    for id, (figure, bar) in found.items():
+        value, low, high = (format(claims[id][name], digits) for name in ("value", "low", "high"))
+        assert figure == f"{value} ({low} to {high})"
+        assert bar == f"{claims[id]['bar']}, {'holds' if claims[id]['holds'] else 'missed'}"
+    assert {id for id, _, _ in rows} <= {*claims_in("nano.json"), *claims_in("performance/*.json")}
+    return set(found)
