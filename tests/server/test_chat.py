@@ -1,8 +1,12 @@
 """Chat completions: shapes, budgets kept to the token, streams that say what the whole says, and what is refused."""
 
+import gc
 import json
+import time
 
 import pytest
+
+from steep.server.generation import Generation
 
 BUDGETS = [0, 1, 16, 256]
 
@@ -51,6 +55,26 @@ def test_a_stream_says_what_the_whole_says(server, endless, thought, n):
         assert streamed == complete
         assert len(streamed[0]) == n
         assert thought_tokens(streamed[1]) <= n * thought
+
+
+def test_an_answer_is_freed_without_the_garbage_collector(endless):
+    gc.collect()
+    gc.disable()
+    try:
+        before = generations()
+        endless.chat(thinking_token_budget=16)
+        endless.chat_stream(thinking_token_budget=16)
+        endless.respond(thinking_token_budget=16)
+        until = time.monotonic() + 10
+        while generations() > before and time.monotonic() < until:  # the last of it ends after the client has it
+            time.sleep(0.1)
+        assert generations() == before
+    finally:
+        gc.enable()
+
+
+def generations():
+    return sum(type(each) is Generation for each in gc.get_objects())
 
 
 def test_the_default_effort_and_the_largest(endless):
