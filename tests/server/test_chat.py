@@ -68,7 +68,7 @@ def test_an_answer_is_freed_without_the_garbage_collector(endless):
         until = time.monotonic() + 10
         while generations() > before and time.monotonic() < until:  # the last of it ends after the client has it
             time.sleep(0.1)
-        assert generations() == before
+        assert generations() <= before
     finally:
         gc.enable()
 
