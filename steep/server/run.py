@@ -61,6 +61,33 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+class Together:
+    """A transport that writes at once what is written to it in one turn of the event loop: each write wakes the client,
+    and lets the engine's thread take the interpreter.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts = self._parts, []
+        if parts and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
+
+
 def with_deadline(config: ServerConfig) -> type[asyncio.Protocol]:
     """uvicorn's protocol, which would wait for ever for the rest of a request's head."""
     base: Any = AutoHTTPProtocol
@@ -70,6 +97,7 @@ def with_deadline(config: ServerConfig) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
+            self.transport = Together(transport, self.loop)
             self._watch()
 
         def data_received(self, data: bytes) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
-from random import SystemRandom
+from random import getrandbits
 from typing import Any
 
 from fastapi import Request as HttpRequest
@@ -125,7 +125,7 @@ class Service:
             prompt_ids = await asyncio.to_thread(model.template.render, messages)
         budget = budget_for(model, len(prompt_ids), effort, thought, total, self.config.max_thought)
         constraint = await self.constraint(model, schema)
-        seed = SystemRandom().getrandbits(63) if asked.seed is None else asked.seed
+        seed = getrandbits(63) if asked.seed is None else asked.seed
         return Request(
             prompt_ids=prompt_ids, budget=budget, n=n, sampling=asked.sampling, seed=seed, constraint=constraint
         )

@@ -1,5 +1,6 @@
 """Who may call, how much, how fast, and what becomes of a server that is asked too much or told to stop."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from steep.engines import save_model
 from steep.errors import SteepError
+from steep.server.run import Together
 from tests.server.serving import serving, tiny
 
 
@@ -200,6 +202,40 @@ def test_models_and_metrics(server):
 
 
 # The command
+
+
+class Recorded(asyncio.Transport):
+    """What was written at once, and None for its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = []
+
+    def write(self, data):
+        self.parts.append(data)
+
+    def close(self):
+        self.parts.append(None)
+
+    def is_closing(self):
+        return None in self.parts
+
+
+def test_what_is_said_in_one_turn_is_written_at_once():
+    recorded = Recorded()
+
+    async def say():
+        together = Together(recorded, asyncio.get_running_loop())
+        together.write(b"head")
+        together.write(b" and body")
+        await asyncio.sleep(0)
+        together.write(b"the end")
+        together.close()
+        together.write(b"to nobody")
+        await asyncio.sleep(0)
+
+    asyncio.run(say())
+    assert recorded.parts == [b"head and body", b"the end", None]
 
 
 def test_another_address_needs_a_key(monkeypatch):

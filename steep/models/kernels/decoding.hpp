@@ -235,8 +235,10 @@ float* embed(const Decoder& d, int64_t rows, const int64_t* ids) {
 
 // x through all the layers and the last norm: [rows, size]. attend(index, qkv, qkv_row, mixed) mixes the rows in a layer:
 // qkv [rows, qkv_row] fp32 with q, k, v of all heads in turn, before norms and rotation; mixed [rows, heads, head_size].
+// After it the last layer goes on with the rows of `ends` alone, in rising order, unless it is empty.
 template <class S, class Attend>
-Left<S>* through_layers(const Decoder& d, int64_t rows, float* x, const Attend& attend) {
+Left<S>* through_layers(const Decoder& d, int64_t rows, float* x, const Attend& attend,
+                        const std::vector<int64_t>& ends = {}) {
   const int64_t mixed_size = d.heads * d.head_size, qkv_size = mixed_size + 2 * d.kv_heads * d.head_size;
   const int64_t qkv_row = round_up(qkv_size, W), gate_row = round_up(2 * d.inner, W), x_row = residual_row(d);
   const int64_t tile = std::min(rows, TILE);
@@ -255,6 +257,13 @@ Left<S>* through_layers(const Decoder& d, int64_t rows, float* x, const Attend& 
       for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < qkv_size; j++) wide[i * qkv_row + j] += layer.qkv_bias[j];
     attend(index, wide, qkv_row, narrowed);
+    if (index == d.layers - 1 && !ends.empty()) {
+      rows = ends.size();
+      for (int64_t i = 0; i < rows; i++) {
+        std::copy_n(narrowed + ends[i] * mixed_size, mixed_size, narrowed + i * mixed_size);
+        std::copy_n(x + ends[i] * x_row, x_row, x + i * x_row);
+      }
+    }
     multiply<S>(rows, d.size, mixed_size, narrowed, layer.out, x, x_row, true);
     for (int64_t first = 0; first < rows; first += tile) {
       const int64_t count = std::min(tile, rows - first);
@@ -335,10 +344,12 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
     const int64_t first = blocks[block], count = blocks[block + 1] - first, start = offsets[first];
     const int64_t tokens = offsets[first + count] - start;
     std::vector<int64_t> own(offsets + first, offsets + first + count + 1), positions(tokens);
-    std::vector<int64_t> trees(count + 1);
+    std::vector<int64_t> trees(count + 1), ends(count);
     for (int64_t s = 0; s <= count; s++) own[s] -= start, trees[s] = s;
-    for (int64_t s = 0; s < count; s++)
+    for (int64_t s = 0; s < count; s++) {
       for (int64_t i = own[s]; i < own[s + 1]; i++) positions[i] = i - own[s];
+      ends[s] = own[s + 1] - 1;
+    }
     S* q = scratch<S>(PROMPT, tokens * (d.heads + 2 * d.kv_heads) * size);
     S *k = q + tokens * d.heads * size, *v = k + tokens * d.kv_heads * size;
     float* lse = scratch(SUMS, tokens * d.heads);
@@ -365,9 +376,7 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
         copy_rows(v + at, row, length, size, wide, 1.0f, values);
       });
     };
-    auto* normed = through_layers<S>(d, tokens, embed<S>(d, tokens, ids + start), mix);
-    for (int64_t s = 0; s < count; s++)
-      std::copy_n(normed + (own[s + 1] - 1) * d.size, d.size, normed + s * d.size);
+    const auto* normed = through_layers<S>(d, tokens, embed<S>(d, tokens, ids + start), mix, ends);
     logits_of<S>(d, count, normed, logits + first * round_up(d.vocabulary, W));
   });
   return true;
