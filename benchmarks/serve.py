@@ -162,7 +162,7 @@ def endurance(bench: Bench, directory: str) -> None:
         bench.claim("serve.soak_growth", soaked.growth, "< 0.03")
         bench.claim("serve.soak_errors", [soaked.errors], "== 0")
     with server(directory, file, environment, OVERLOAD_ROWS, "--queue", "0") as served:
-        loads = [asyncio.run(overload(served, OVERLOAD_ROWS, count, new, seed)) for seed in range(min(bench.pairs, 3))]
+        loads = [asyncio.run(overload(served, OVERLOAD_ROWS, count, new, seed)) for seed in range(bench.pairs)]
         bench.claim("serve.overload_slowdown", [load.slowdown for load in loads], "<= 2")
         others = sum(n for load in loads for status, n in load.statuses.items() if status not in ADMITTED)
         bench.claim("serve.overload_errors", [others], "== 0")

@@ -238,6 +238,7 @@ template <class S>
 struct Panels {  // vector j of row k starts at data[k * step + j * next]
   const S* data;
   int64_t step, next;
+  bool distant = false;  // not in the first caches: a tile asks for what the next one reads
 };
 
 template <int R, int C, class L, class S>
@@ -248,6 +249,8 @@ inline void product_tile(int64_t depth, Strided<L> a, Panels<S> b, float* out, i
   for (int64_t k = 0; k < depth; k++) {
     decltype(load(b.data)) right[C];
     for (int j = 0; j < C; j++) right[j] = load(b.data + k * b.step + j * b.next);
+    if (b.distant)
+      for (int j = C; j < 2 * C; j++) __builtin_prefetch(b.data + k * b.step + j * b.next, 0, 2);
     for (int i = 0; i < R; i++) {
       const L left = a.data[i * a.row + k * a.step];
       for (int j = 0; j < C; j++) sums[i][j] = multiply_add(sums[i][j], left, right[j]);
@@ -262,7 +265,7 @@ inline void product_columns(int64_t rows, int64_t depth, Strided<L> a, Panels<S>
                             bool add) {
   if (rows == 0) return;
   const int64_t step = divide_up(rows, divide_up(rows, TILE_ROWS));  // 8 rows are 4 and 4: sums of 2 wait for each other
-  for (; rows > 0; rows -= step, a.data += step * a.row, out += step * out_row) {
+  for (; rows > 0; rows -= step, a.data += step * a.row, out += step * out_row, b.distant = false) {
     switch (std::min(rows, step)) {
       case 1: product_tile<1, C>(depth, a, b, out, out_row, add); break;
       case 2: product_tile<2, C>(depth, a, b, out, out_row, add); break;

@@ -108,6 +108,7 @@ constexpr int64_t RUN = 16;           // rows at most that attend to a shared pr
 constexpr int64_t BLOCK = 128;        // rows at most that go through the layers together
 constexpr int64_t TILE = 256;         // rows at most that go through an MLP together, and prompt tokens of a block
 constexpr int64_t COLUMNS = 8;        // vectors of columns that one thread takes at a time
+constexpr int64_t FEW = 32;           // rows at most for which reading the weights is much of a product
 constexpr int64_t MANY = 4 * TILE_ROWS;  // rows from which it is worth while to widen weights beforehand
 constexpr int64_t LARGE = 16 << 20;   // bytes of weights that the caches do not hold
 
@@ -135,7 +136,8 @@ void multiply(int64_t rows, int64_t outputs, int64_t depth, const Left<S>* a, co
         return;
       }
     }
-    product<Lane<Left<S>>, Lane<S>>(rows, count, steps, {left, steps, 1}, {right + first * steps * W, W, steps * W},
+    product<Lane<Left<S>>, Lane<S>>(rows, count, steps, {left, steps, 1},
+                                    {right + first * steps * W, W, steps * W, 1 < rows && rows <= FEW},
                                     out + first * W, out_row, add);
   });
 }
@@ -304,7 +306,7 @@ bool decode(const Decoder* decoder, const Batch* whole, int64_t threads, float* 
   for (int64_t i = 0; i < rows; i++)
     if (batch.positions[i] < batch.prefix_lengths[i] || batch.positions[i] - batch.prefix_lengths[i] >= d.blocks * W)
       return false;
-  const bool together = rows < W * threads || large<S>(d);
+  const bool together = 2 * rows < FEW * threads || large<S>(d);
   const int64_t step = together ? rows : std::min(BLOCK, divide_up(rows, threads));
   each(divide_up(rows, step), [&](int64_t block) {
     const int64_t first = block * step, last = std::min(rows, first + step);
