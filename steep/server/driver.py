@@ -24,8 +24,9 @@ PREFILL_TOKENS = 128
 PATIENCE_S = 0.05
 """A token may come so much later because others get their first: nobody sees it, and the last of a burst of prompts
 wait a third less."""
-TELL_S, TELL_ROW_S = 0.02, 0.001
-"""Time between two batches: at least the first, and the second for each active row (a chunk costs about 40 us)."""
+TELL_S, TELL_ROW_S, TELL_MOST_S = 0.02, 0.002, 0.2
+"""Time between two batches: the second for each active row (a chunk costs about 90 us of a core, and the engine's other
+threads wait for it), but neither less than the first nor more than the third."""
 Take = Callable[[Progress], None]
 log = logging.getLogger("steep.server")
 
@@ -68,7 +69,7 @@ class Driver:
                 self.engine.step()
                 now = time.monotonic()
                 if self._taken and now >= due:
-                    due = now + max(TELL_S, TELL_ROW_S * self.engine.active)
+                    due = now + min(max(TELL_S, TELL_ROW_S * self.engine.active), TELL_MOST_S)
                     self.engine.tell()
                 if self._news:
                     self._bring()
