@@ -73,7 +73,7 @@ class Driver:
                     self.engine.tell()
                 if self._news:
                     self._bring()
-        except Exception:
+        except Exception:  # whatever it was, nobody may wait for this thread any longer
             log.exception("the engine failed")
             self.failed = True
             self._call(self.on_failure)

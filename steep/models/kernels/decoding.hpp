@@ -306,6 +306,7 @@ bool decode(const Decoder* decoder, const Batch* whole, int64_t threads, float* 
   for (int64_t i = 0; i < rows; i++)
     if (batch.positions[i] < batch.prefix_lengths[i] || batch.positions[i] - batch.prefix_lengths[i] >= d.blocks * W)
       return false;
+  // Half of the few are a thread's: with more, waiting for each other costs more than reading all weights twice.
   const bool together = 2 * rows < FEW * threads || large<S>(d);
   const int64_t step = together ? rows : std::min(BLOCK, divide_up(rows, threads));
   each(divide_up(rows, step), [&](int64_t block) {
