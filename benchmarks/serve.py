@@ -34,6 +34,7 @@ from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
 
 import numpy as np
+import uvloop
 
 from benchmarks.bench import STEEP, Bench, options
 from benchmarks.clients import Answer, post
@@ -77,7 +78,7 @@ def speed(bench: Bench, directory: str, dtype: str) -> None:
 
     def served(number: int) -> dict[str, Any]:
         with side.awake():
-            return asyncio.run(streamed(side, prompts(number, streams), thought, 1000 * number))
+            return uvloop.run(streamed(side, prompts(number, streams), thought, 1000 * number))
 
     def alone(number: int) -> dict[str, Any]:
         return side.call("alone", prompts=prompts(number, streams), thought=thought, seed=1000 * number)
@@ -92,7 +93,7 @@ def speed(bench: Bench, directory: str, dtype: str) -> None:
     def first_tokens(side: Side, request: Asking) -> Callable[[int], dict[str, Any]]:
         def run(number: int) -> dict[str, Any]:
             with side.awake():
-                return asyncio.run(waited(side, request, number, clients, turns))
+                return uvloop.run(waited(side, request, number, clients, turns))
 
         return run
 
@@ -154,17 +155,17 @@ def endurance(bench: Bench, directory: str) -> None:
     gone, streams, slow = (8, 4, 8) if quick else (GONE, SOAKING, SLOW)
     new, count = (8, 8) if quick else (OVERLOAD_NEW, OVERLOAD_COUNT)
     with server(directory, file, environment, STREAMS) as served:
-        bench.claim("serve.disconnects_freed", [asyncio.run(disconnects(served, gone, THOUGHT))], f"== {gone}")
-        besieged = asyncio.run(siege(served, slow))
+        bench.claim("serve.disconnects_freed", [uvloop.run(disconnects(served, gone, THOUGHT))], f"== {gone}")
+        besieged = uvloop.run(siege(served, slow))
         closed = sum(seconds < CLOSED_S for seconds in besieged.closed_s)
         bench.claim("serve.slow_closed", [closed], f"== {slow}")
         bench.claim("serve.honest_p99_s", [float(np.percentile(besieged.honest_s, 99))], "< 1")
     with server(directory, file, environment, streams) as served:  # whose cache is in use from the beginning
-        soaked = asyncio.run(soak(served, streams, THOUGHT // 4, *((2, 3) if quick else (WARM_S, SOAK_S))))
+        soaked = uvloop.run(soak(served, streams, THOUGHT // 4, *((2, 3) if quick else (WARM_S, SOAK_S))))
         bench.claim("serve.soak_growth", soaked.growth, "< 0.03")
         bench.claim("serve.soak_errors", [soaked.errors], "== 0")
     with server(directory, file, environment, OVERLOAD_ROWS, "--queue", "0") as served:
-        loads = [asyncio.run(overload(served, OVERLOAD_ROWS, count, new, seed)) for seed in range(bench.pairs)]
+        loads = [uvloop.run(overload(served, OVERLOAD_ROWS, count, new, seed)) for seed in range(bench.pairs)]
         bench.claim("serve.overload_slowdown", [load.slowdown for load in loads], "<= 2")
         others = sum(n for load in loads for status, n in load.statuses.items() if status not in ADMITTED)
         bench.claim("serve.overload_errors", [others], "== 0")

@@ -122,14 +122,14 @@ def completion(generation: Generation) -> dict[str, Any]:
 
 
 async def chunks(generation: Generation, *, with_usage: bool) -> AsyncIterator[bytes]:
-    """The same in pieces: what each sample gained, then why it ended."""
+    """The same in pieces: with the first news whose they are, then what each sample gained, then why it ended."""
     head = _head(generation, "chat.completion.chunk") | ({"usage": None} if with_usage else {})
 
     def chunk(index: int, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return event({**head, "choices": [choice]})
 
-    yield b"".join(chunk(i, {"role": "assistant", "content": ""}) for i in range(len(generation.samples)))
+    roles = b"".join(chunk(i, {"role": "assistant", "content": ""}) for i in range(len(generation.samples)))
     sent = [(0, 0)] * len(generation.samples)
     ended: set[int] = set()
     async for _ in generation.updates():
@@ -148,8 +148,9 @@ async def chunks(generation: Generation, *, with_usage: bool) -> AsyncIterator[b
             if sample.finish is not None:
                 ended.add(index)
                 out += chunk(index, {}, _finish(sample))
-        if out:
-            yield out
+        if out or (roles and generation.tokens):
+            yield roles + out
+            roles = b""
     if generation.error is not None:
         yield event(ApiError(500, generation.error).body)
     elif with_usage:

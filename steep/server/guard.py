@@ -58,11 +58,7 @@ class Guard:
 
     def _is_own(self, host: str) -> bool:
         name = re.sub(r":\d*$", "", host).lower()
-        try:
-            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-            return True
-        except ValueError:
-            return name in self.config.hosts
+        return name in self.config.hosts or _is_address(name.removeprefix("[").removesuffix("]"))
 
     async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes:
         most = self.config.max_body_bytes
@@ -81,6 +77,14 @@ class Guard:
         except TimeoutError:
             raise ApiError(408, f"the body was not there within {self.config.body_s:g} s", code="timeout") from None
         return b"".join(parts)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _replayed(body: bytes, receive: Receive) -> Callable[[], Awaitable[Message]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 
@@ -18,10 +19,27 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
+    """Where an endpoint takes the body first, then the request, and nothing else, a body that is right goes straight to
+    it: FastAPI's way there is longer than what the endpoint does. All other bodies take it, for it says what is wrong.
+    """
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        handle, takes = super().get_route_handler(), self.dependant
+        others = (takes.path_params, takes.query_params, takes.header_params, takes.cookie_params, takes.dependencies)
+        if len(takes.body_params) != 1 or takes.request_param_name is None or any(others):
+            return handle
+        body: Any = takes.body_params[0].field_info.annotation
+        validate = TypeAdapter(body).validate_python
 
         async def read(request: Request) -> Response:
-            return await handle(JsonRequest(request.scope, request.receive))
+            request = JsonRequest(request.scope, request.receive)
+            if request.headers.get("content-type") != "application/json":
+                return await handle(request)
+            try:
+                asked = validate(await request.json())
+            except ValueError:
+                return await handle(request)
+            response: Response = await self.endpoint(asked, request)
+            return response
 
         return read

@@ -5,11 +5,11 @@ from typing import Any
 
 from fastapi import Response
 from pydantic_core import to_json
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 
 class EventStream(Response):
-    """Chunks as they come."""
+    """Chunks as they come. The head goes with the first, which wakes the client once and not twice."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
@@ -17,10 +17,16 @@ class EventStream(Response):
         self.chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        head: Message = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        begun = False
         async for chunk in self.chunks:
             if chunk:
+                if not begun:
+                    await send(head)
+                begun = True
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if not begun:
+            await send(head)
         await send({"type": "http.response.body", "body": b""})
 
 

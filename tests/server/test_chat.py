@@ -1,12 +1,16 @@
 """Chat completions: shapes, budgets kept to the token, streams that say what the whole says, and what is refused."""
 
+import asyncio
 import gc
 import json
 import time
 
+import numpy as np
 import pytest
 
-from steep.server.generation import Generation
+from steep.server.chat import chunks
+from steep.server.generation import Generation, Wanted
+from steep.types import Progress, Request
 
 BUDGETS = [0, 1, 16, 256]
 
@@ -177,6 +181,22 @@ def test_a_thought_comes_back_and_is_left_out_of_the_prompt(server):
         answered = server.chat(messages=[question, answer | thought, question])
         counts.add(answered["usage"]["prompt_tokens"])
     assert len(counts) == 1
+
+
+def test_a_stream_begins_with_the_first_token_even_of_a_hidden_thought(server):
+    async def begun():
+        template = server.model.template
+        request = Request(prompt_ids=(1, 2), budget=template.budget(thought=8, answer=8))
+        generation = Generation("tiny", template, request, Wanted(thoughts="hidden"))
+        stream = chunks(generation, with_usage=False)
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        assert not first.done()
+        one = {"ids": np.array([9], np.int32), "logprobs": np.zeros(1, np.float32), "sampled": np.ones(1, bool)}
+        generation.take(Progress(sample=0, **one, thought_len=1, stop=None))
+        return json.loads((await first).removeprefix(b"data: "))
+
+    assert asyncio.run(begun())["choices"][0]["delta"] == {"role": "assistant", "content": ""}
 
 
 def test_control_tokens_in_a_message_are_text(server):
