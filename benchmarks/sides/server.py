@@ -15,7 +15,7 @@ from steep.engines import NativeConfig, NativeEngine, load_model
 from steep.server.app import create_app
 from steep.server.config import ServerConfig
 from steep.server.model import ServedModel
-from steep.server.run import Server
+from steep.server.run import run
 from steep.server.store import IN_MEMORY, Store
 from steep.types import Message, Request
 
@@ -30,7 +30,7 @@ class Both:
         self.model = ServedModel(loaded, NativeEngine(loaded.model, config, end_ids=frozenset()))
         app = create_app([self.model], ServerConfig(), Store(IN_MEMORY, keep=0))
         listener = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=Server(app, app.state.service).run, args=([listener],), daemon=True).start()
+        threading.Thread(target=run, args=(app, listener), daemon=True).start()
         return {"port": listener.getsockname()[1], "model": self.model.name}
 
     def alone(self, prompts: Sequence[str], thought: int, seed: int) -> dict[str, Any]:

@@ -337,6 +337,8 @@ class NativeEngine:
                 job.prefix = None
         if self.active > first:
             started = np.arange(first, self.active)
+            seeds = np.array([_job(self.rows.jobs[r]).request.seed for r in started])
+            self.rows.stream[started] = streams(seeds, self.rows.sample[started])
             logits = torch.stack([_logits(_job(self.rows.jobs[r])) for r in started])
             self._advance(first, *self._draw(started, logits))
             self.tell(first)
@@ -352,49 +354,57 @@ class NativeEngine:
         rows, r, request = self.rows, self.active, job.request
         assert job.prefix is not None
         self.decoder.start(r, job.prefix)
-        budget, done = request.budget, np.array(request.response_ids, np.int32)
+        budget, sample = request.budget, request.first_sample + job.started
         rows.jobs[r] = job
-        rows.sample[r] = request.first_sample + job.started
-        rows.stream[r] = streams(np.array([request.seed]), rows.sample[[r]])[0]
+        rows.sample[r] = sample
         rows.temperature[r], rows.top_p[r] = request.sampling.temperature, request.sampling.top_p
-        rows.position[r] = len(request.prompt_ids) + len(done) - 1
-        rows.count[r] = len(done)
-        rows.ids[r, : len(done)] = done
-        rows.logprobs[r, : len(done)] = 0.0
-        rows.sampled[r, : len(done)] = True
-        rows.versions[r, : len(done)] = self.version
-        rows.stop[r], rows.aside[r] = 0, False
-        rows.watched[r], rows.told[r] = job.sink is not None, len(done)
+        rows.position[r] = len(request.prompt_ids) - 1
+        rows.count[r] = rows.told[r] = rows.stop[r] = 0
+        rows.aside[r] = False
+        rows.watched[r] = job.sink is not None
         rows.must_answer[r], rows.pause[r] = budget.must_answer, budget.pause
         rows.dropped[r] = request.dropped
         rows.constrained[r] = request.constraint is not None
         if request.constraint is not None:
-            job.constraints[int(rows.sample[r])] = request.constraint()
+            job.constraints[sample] = request.constraint()
         rows.think_end[r] = budget.closing[-1] if budget.closing else -1
-        rows.forcing[r] = -1
         rows.closing[r], rows.extensions[r] = len(budget.closing), budget.extensions
         rows.thought_len[r] = -1
-        rows.thinking[r] = bool(budget.closing)
-        rows.thought_left[r] = 0 if job.answer_now else self._thought_limit(request)
-        rows.total[r] = self._total(request) if budget.total else 0
-        rows.answer_left[r] = rows.total[r] or budget.answer
+        rows.thinking[r] = thinking = bool(budget.closing)
+        rows.thought_left[r] = thought_left = 0 if job.answer_now else self._thought_limit(request)
+        rows.forcing[r] = 0 if thinking and thought_left <= 0 else -1
+        rows.total[r] = total = self._total(request) if budget.total else 0
+        rows.answer_left[r] = total or budget.answer
+        if request.response_ids:
+            self._carry_on(r, job)
+        self._await_cut(r)
+        job.started += 1
+        self.active += 1
+
+    def _carry_on(self, r: int, job: Job) -> None:
+        """Take the beginning of a response as if it had been sampled."""
+        rows, request, sample = self.rows, job.request, int(self.rows.sample[r])
+        done = np.array(request.response_ids, np.int32)
+        n = rows.count[r] = rows.told[r] = len(done)
+        rows.position[r] += n
+        rows.ids[r, :n] = done
+        rows.logprobs[r, :n] = 0.0
+        rows.sampled[r, :n] = True
+        rows.versions[r, :n] = self.version
         ended = np.flatnonzero(done == rows.think_end[r])
         if len(ended):
-            rows.thinking[r] = False
+            rows.thinking[r], rows.forcing[r] = False, -1
             rows.thought_len[r] = ended[0] + 1
-        self._await_cut(r)
         if rows.thinking[r]:
-            rows.thought_left[r] -= len(done)
+            rows.thought_left[r] -= n
             if rows.thought_left[r] <= 0:
                 rows.forcing[r] = 0
         else:
             answered = done[max(rows.thought_len[r], 0) :].tolist()
-            rows.answer_left[r] -= len(done) if rows.total[r] else len(answered)
+            rows.answer_left[r] -= n if rows.total[r] else len(answered)
             if request.constraint is not None:
                 for id in answered:
-                    self._constraint(r).advance(id)
-        job.started += 1
-        self.active += 1
+                    job.constraints[sample].advance(id)
 
     def _await_cut(self, r: int) -> None:
         count = int(self.rows.count[r])
