@@ -34,7 +34,7 @@ claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold
 	@$(BIN)/steep train recipes/nano_claims.py
 
 test: $(VENV)/dev.stamp ## run the tests
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clients: $(VENV)/dev.stamp ## run litellm, inspect-ai, lm-eval and schemathesis against the server: fetches 1 GB, once
 	@$(BIN)/python -m benchmarks.rivals clients
