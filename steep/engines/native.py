@@ -370,21 +370,20 @@ class NativeEngine:
         rows.think_end[r] = budget.closing[-1] if budget.closing else -1
         rows.closing[r], rows.extensions[r] = len(budget.closing), budget.extensions
         rows.thought_len[r] = -1
-        rows.thinking[r] = thinking = bool(budget.closing)
-        rows.thought_left[r] = thought_left = 0 if job.answer_now else self._thought_limit(request)
-        rows.forcing[r] = 0 if thinking and thought_left <= 0 else -1
+        rows.thinking[r] = bool(budget.closing)
+        rows.thought_left[r] = 0 if job.answer_now else self._thought_limit(request)
         rows.total[r] = total = self._total(request) if budget.total else 0
         rows.answer_left[r] = total or budget.answer
         if request.response_ids:
-            self._carry_on(r, job)
+            self._carry_on(r, request)
+        rows.forcing[r] = 0 if rows.thinking[r] and rows.thought_left[r] <= 0 else -1
         self._await_cut(r)
         job.started += 1
         self.active += 1
 
-    def _carry_on(self, r: int, job: Job) -> None:
+    def _carry_on(self, r: int, request: Request) -> None:
         """Take the beginning of a response as if it had been sampled."""
-        rows, request, sample = self.rows, job.request, int(self.rows.sample[r])
-        done = np.array(request.response_ids, np.int32)
+        rows, done = self.rows, np.array(request.response_ids, np.int32)
         n = rows.count[r] = rows.told[r] = len(done)
         rows.position[r] += n
         rows.ids[r, :n] = done
@@ -393,18 +392,16 @@ class NativeEngine:
         rows.versions[r, :n] = self.version
         ended = np.flatnonzero(done == rows.think_end[r])
         if len(ended):
-            rows.thinking[r], rows.forcing[r] = False, -1
+            rows.thinking[r] = False
             rows.thought_len[r] = ended[0] + 1
         if rows.thinking[r]:
             rows.thought_left[r] -= n
-            if rows.thought_left[r] <= 0:
-                rows.forcing[r] = 0
         else:
             answered = done[max(rows.thought_len[r], 0) :].tolist()
             rows.answer_left[r] -= n if rows.total[r] else len(answered)
             if request.constraint is not None:
                 for id in answered:
-                    job.constraints[sample].advance(id)
+                    self._constraint(r).advance(id)
 
     def _await_cut(self, r: int) -> None:
         count = int(self.rows.count[r])

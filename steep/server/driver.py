@@ -9,7 +9,6 @@ none is made before the loop has taken the last one; only the first token and th
 
 import asyncio
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,9 +27,6 @@ wait a third less."""
 TELL_S, TELL_ROW_S, TELL_MOST_S = 0.02, 0.002, 0.2
 """Time between two batches: the second for each active row (a chunk costs about 90 us of a core, and the engine's other
 threads wait for it), but neither less than the first nor more than the third."""
-SWITCH_S = 0.0005
-"""How long the event loop keeps the interpreter when the engine has come back from a kernel: Python's 5 ms are half a
-step, and it has a few lines to do before the next kernel."""
 Take = Callable[[Progress], None]
 log = logging.getLogger("steep.server")
 
@@ -64,7 +60,6 @@ class Driver:
         self.engine.close()
 
     def _run(self) -> None:
-        sys.setswitchinterval(SWITCH_S)
         try:
             due = 0.0
             while not self._closed:

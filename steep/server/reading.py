@@ -26,14 +26,14 @@ class JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle, takes = super().get_route_handler(), self.dependant
         others = (takes.path_params, takes.query_params, takes.header_params, takes.cookie_params, takes.dependencies)
-        if len(takes.body_params) != 1 or takes.request_param_name is None or any(others):
-            return handle
-        body: Any = takes.body_params[0].field_info.annotation
+        body: Any = None
+        if len(takes.body_params) == 1 and takes.request_param_name is not None and not any(others):
+            body = takes.body_params[0].field_info.annotation
         validate = TypeAdapter(body).validate_python
 
         async def read(request: Request) -> Response:
             request = JsonRequest(request.scope, request.receive)
-            if request.headers.get("content-type") != "application/json":
+            if body is None or request.headers.get("content-type") != "application/json":
                 return await handle(request)
             try:
                 asked = validate(await request.json())

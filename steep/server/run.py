@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
 import time
 from types import FrameType
 from typing import Any
@@ -16,6 +17,9 @@ from steep.memory import return_freed_memory
 from steep.server.config import ServerConfig
 from steep.server.service import Service
 
+SWITCH_S = 0.0005
+"""How long the event loop keeps the interpreter when an engine has come back from a kernel: Python's 5 ms are half a
+step, and the engine has a few lines to do before the next kernel."""
 log = logging.getLogger("steep.server")
 
 
@@ -24,6 +28,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
     service: Service = app.state.service
     return_freed_memory()
     spare_garbage_collection()
+    sys.setswitchinterval(SWITCH_S)
     try:
         Server(app, service).run([listener])
     finally:

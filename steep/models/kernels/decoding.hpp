@@ -333,7 +333,7 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
              int64_t threads, float* logits) {
   const Decoder& d = *decoder;
   if (!within(ids, offsets[sequences], d.vocabulary)) return false;
-  const bool together = large<S>(d) || sequences == 1;
+  const bool together = large<S>(d);
   const int64_t most = together ? 8 * TILE : TILE, share = together ? most : divide_up(offsets[sequences], threads);
   std::vector<int64_t> blocks{0};  // sequences that go through the layers together: each block's first, and the end
   for (int64_t s = 0; s < sequences; s++) {
