@@ -457,6 +457,7 @@ def _serve(commands: _Commands) -> None:
         "steep serve runs/nano smollm2 --port 8080 --thoughts summary",
         "steep serve runs/nano --store postgresql://steep@db/steep",
         "STEEP_API_KEY=secret steep serve runs/nano --host 0.0.0.0 --allow-host box.lan",
+        "steep serve Qwen/Qwen3-8B --engine vllm --dtype bfloat16 --rows 256 --vllm tensor_parallel_size=2",
         usage="steep serve MODEL [MODEL ...] [--host HOST] [--port N] [--thoughts HOW] [...]",
     )
     parser.add_argument("models", metavar="MODEL", nargs="+", help=MODEL_HELP)
@@ -472,6 +473,19 @@ def _serve(commands: _Commands) -> None:
         default="whole",
         help="how a thought keeps to the context: it fits as a whole (default), or goes on in chunks for as long as a "
         "budget says, each of which sees the prompt and the last part of the chunk before",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("native", "vllm"),
+        default="native",
+        help="what computes: steep's own engine (native), or vLLM, which has to be installed",
+    )
+    parser.add_argument(
+        "--vllm",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an engine argument of vLLM's, as in gpu_memory_utilization=0.8; may be given again",
     )
     parser.add_argument(
         "--store",

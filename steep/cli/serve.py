@@ -2,14 +2,17 @@
 
 import argparse
 import ipaddress
+import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from steep.cache import cache_directory
 from steep.cli.engine import LONGEST_CONTEXT, new_engine
 from steep.cli.outcome import Outcome, Output
-from steep.engines import ChunkedEngine, LoadedModel, NativeEngine, load_model
+from steep.engines import ChunkedEngine, DrivenEngine, LoadedModel, NativeConfig, NativeEngine, load_model
+from steep.engines.vllm import ChunkedVllmEngine, VllmEngine
 from steep.errors import SteepError
 
 try:
@@ -60,9 +63,32 @@ def served(loaded: LoadedModel, args: argparse.Namespace) -> ServedModel:
     longest = loaded.model.config.max_positions
     if args.context is not None and args.context > longest:
         raise SteepError(f"the context of {loaded.name} is {longest} tokens", f"choose --context {longest} or less")
-    kind = ChunkedEngine if args.thinking == "chunked" else NativeEngine
+    return ServedModel(loaded, engine(loaded, args))
+
+
+def engine(loaded: LoadedModel, args: argparse.Namespace) -> DrivenEngine:
+    longest, chunked = loaded.model.config.max_positions, args.thinking == "chunked"
+    if args.engine == "vllm":
+        config = NativeConfig(rows=args.rows, context=args.context or longest, dtype=args.dtype)
+        return (ChunkedVllmEngine if chunked else VllmEngine)(loaded, config, vllm_options(args.vllm))
+    if args.vllm:
+        raise SteepError("--vllm is for vLLM alone", "add --engine vllm")
     context = args.context or min(longest, LONGEST_CONTEXT)
-    return ServedModel(loaded, new_engine(loaded, args.rows, context, kind, args.dtype))
+    return new_engine(loaded, args.rows, context, ChunkedEngine if chunked else NativeEngine, args.dtype)
+
+
+def vllm_options(given: list[str]) -> dict[str, Any]:
+    """NAME=VALUE, the value as in JSON where it is that."""
+    options: dict[str, Any] = {}
+    for option in given:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise SteepError(f"--vllm {option} has no value", "write NAME=VALUE, as in tensor_parallel_size=2")
+        try:
+            options[name.replace("-", "_")] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name.replace("-", "_")] = value
+    return options
 
 
 def is_loopback(host: str) -> bool:

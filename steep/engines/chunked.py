@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steep.engines.native import NativeEngine, Pending, Sink
+from steep.engines.driven import DrivenEngine, Pending, Sink
+from steep.engines.native import NativeEngine
 from steep.errors import SteepError
 from steep.types import Budget, Progress, Request, Rollout
 
 
-class ChunkedEngine(NativeEngine):
-    """A native engine whose thoughts may be longer than its context, where a budget says how long."""
+class Chunking(DrivenEngine):
+    """Lets thoughts be longer than the context of an engine, where a budget says how long: stands before its class."""
 
     def submit(self, request: Request, sink: Sink | None = None) -> Pending:
         budget = request.budget
@@ -44,6 +45,10 @@ class ChunkedEngine(NativeEngine):
         return super().submit(request, sink)
 
 
+class ChunkedEngine(Chunking, NativeEngine):
+    pass
+
+
 def thought_limit(budget: Budget) -> int | None:
     """Thought tokens at most; None if only the context limits them."""
     if budget.thought is None or budget.total is None:
@@ -59,7 +64,7 @@ def chunk_length(room: int, budget: Budget) -> int:
 class Chunks(Pending):
     """The samples of a request whose thoughts take several chunks. Each becomes one rollout."""
 
-    def __init__(self, engine: ChunkedEngine, request: Request, limit: int, length: int, sink: Sink | None) -> None:
+    def __init__(self, engine: Chunking, request: Request, limit: int, length: int, sink: Sink | None) -> None:
         super().__init__(engine)
         self._chunked, self._request, self._sink = engine, request, sink
         self._limit, self._length = limit, length

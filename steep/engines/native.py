@@ -7,11 +7,9 @@ for a future drives the engine; there is no thread behind it. What happens to a 
 beginning after the prompt, so nothing a user writes can change it.
 """
 
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError, Future
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steep.engines.decoders import Prefix, decoder
+from steep.engines.driven import DrivenEngine, Job, Pending, Sink
 from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
 from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
-from steep.types import Constraint, Progress, Receipt, Request, Rollout, Stop, Token
+from steep.types import Constraint, Progress, Receipt, Request, Rollout, Stop
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-Sink = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,66 +43,17 @@ class NativeConfig:
 
 
 @dataclass(eq=False)
-class Job:
-    """A request under way."""
-
-    request: Request
-    future: "Pending"
-    sink: Sink | None = None
-    started: int = 0
-    prefix: Prefix | None = None
-    logits_V: Tensor | None = None
-    constraints: dict[int, Constraint] = field(default_factory=dict)
-    done: dict[int, Rollout] = field(default_factory=dict)
+class NativeJob(Job):
     cuts: dict[int, list[Rollout]] = field(default_factory=dict)
     """Of each sample, what it answered at the cuts so far."""
     returns: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What each sample that answers at a cut goes back to."""
-    cancelled: bool = False
-    ended: set[int] = field(default_factory=set)
-    answer_now: bool = False
+    prefix: Prefix | None = None
+    logits_V: Tensor | None = None
+    constraints: dict[int, Constraint] = field(default_factory=dict)
 
-
-class Pending(Future[list[Rollout]]):
-    """A future that drives its engine when it is waited for, and whose `cancel` works on running rollouts too.
-
-    `cancel`, `end` and `answer_now` may be called from any thread and take effect at the engine's next step.
-    """
-
-    def __init__(self, engine: "NativeEngine") -> None:
-        super().__init__()
-        self._engine = engine
-        self.job: Job | None = None
-        """None when it is done: two that hold each other would wait for the garbage collector."""
-
-    def result(self, timeout: float | None = None) -> list[Rollout]:
-        until = None if timeout is None else time.monotonic() + timeout
-        while not self.done():
-            if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"the rollouts were not done within {timeout} s; they go on when asked for again")
-            self._engine.step()
-        return super().result()
-
-    def cancel(self) -> bool:
-        job = self.job
-        if job is None:
-            return False
-        self._engine.drop(job)
-        return True
-
-    def end(self, sample: int) -> None:
-        """End one running sample; its rollout is what it has so far, `cancelled`."""
-        job = self.job
-        if job is not None:
-            job.ended.add(sample)
-            self._engine.asked = True
-
-    def answer_now(self) -> None:
-        """End the thoughts under way as if their budget were used up, and those not yet begun at once."""
-        job = self.job
-        if job is not None:
-            job.answer_now = True
-            self._engine.asked = True
+    def rollouts(self, sample: int) -> tuple[Rollout, ...]:
+        return (*self.cuts.get(sample, ()), self.done[sample])
 
 
 class Rows:
@@ -114,7 +63,7 @@ class Rows:
         def zeros(dtype: type) -> NDArray[Any]:
             return np.zeros(rows, dtype)
 
-        self.jobs: list[Job | None] = [None] * rows
+        self.jobs: list[NativeJob | None] = [None] * rows
         self.stream, self.sample = zeros(np.uint64), zeros(np.int64)  # of random numbers; index among its job's samples
         self.temperature, self.top_p = zeros(np.float32), zeros(np.float32)
         self.position = zeros(np.int64)  # where the last token stands; the next is decoded after it
@@ -156,7 +105,7 @@ STOPS: tuple[Stop | None, ...] = (None, "end", "length", "cancelled")
 END, LENGTH, CANCELLED = 1, 2, 3
 
 
-class NativeEngine:
+class NativeEngine(DrivenEngine):
     """Samples rollouts from a model of `steep.models` on one device."""
 
     def __init__(self, model: LanguageModel, config: NativeConfig, end_ids: frozenset[int], version: int = 0) -> None:
@@ -167,7 +116,7 @@ class NativeEngine:
             raise SteepError(
                 f"an engine context of {config.context} tokens is more than the model's {model.config.max_positions}"
             )
-        self.config = config
+        super().__init__(config, version)
         self.dtype = DTYPES[config.dtype]
         self.device = model.device
         self.model = deepcopy(model).requires_grad_(False).eval()
@@ -175,7 +124,6 @@ class NativeEngine:
             parameter.data = parameter.data.to(self.dtype)
         self.ends = np.zeros(model.config.vocab_size, np.bool_)  # whether a token ends a response
         self.ends[sorted(end_ids)] = True
-        self.version = version
         self.prefill_tokens = 8192
         """Once so many tokens of prompts are begun in a step, the next prompts wait for the next one."""
         self.patience_s = 0.0
@@ -183,11 +131,8 @@ class NativeEngine:
         self.decoded_s = 0.0  # when no active row was waiting for its next token
         self.decoder = decoder(self.model, config.rows, config.context, self.dtype)
         self.rows = Rows(config.rows, config.context)
-        self.active = 0
-        self.arrived: deque[Job] = deque()  # from any thread, without waiting for a step to end
-        self.waiting: deque[Job] = deque()
-        self.asked = False  # whether something was asked of a job since the last step
-        self.lock = threading.RLock()
+        self.arrived: deque[NativeJob] = deque()  # from any thread, without waiting for a step to end
+        self.waiting: deque[NativeJob] = deque()
         self.load_weights(dict(model.named_parameters()), version)
 
     # -- what callers use
@@ -196,33 +141,12 @@ class NativeEngine:
     def idle(self) -> bool:
         return not (self.active or self.waiting or self.arrived)
 
-    def submit(self, request: Request, sink: Sink | None = None) -> Pending:
-        """Queue a request. `sink` is called with what a sample gained: its first token, whenever `tell` is called, and
-        at the sample's end.
-        """
-        return self._submit(request, sink).future
-
     def tell(self, first: int = 0) -> None:
-        """Tell the sinks of rows from `first` on what is new. Costs the same at every step or every tenth."""
+        """Of rows from `first` on."""
         with self.lock:
             rows, at = self.rows, slice(first, self.active)
             for i in np.flatnonzero(rows.watched[at] & (rows.told[at] < rows.count[at])).tolist():
                 self._tell(first + i)
-
-    def stream(self, request: Request) -> Iterator[Token]:
-        if request.n != 1:
-            raise SteepError(f"a stream has one sample, not {request.n}")
-        news: deque[Progress] = deque()
-        job = self._submit(request, news.append)
-        try:
-            while news or not job.future.done():
-                if not news:
-                    self.step()
-                    self.tell()
-                while news:
-                    yield from _tokens(news.popleft())
-        finally:
-            self.drop(job)
 
     def load_weights(self, weights: Mapping[str, Tensor], version: int) -> Receipt:
         """Copy weights in; rows under way go on with the new ones, and their tokens carry the new version."""
@@ -248,7 +172,7 @@ class NativeEngine:
             self._retire()
             for job in jobs:
                 if not job.future.done():
-                    _hand_over(job)
+                    job.hand_over()
 
     def close(self) -> None:
         with self.lock:
@@ -256,19 +180,14 @@ class NativeEngine:
                 self.drop(job)
             self.step()
 
-    def drop(self, job: Job) -> None:
-        """End a job, waiting or running, at the next step."""
-        job.cancelled = True
-        self.asked = True
-
-    def _jobs(self) -> set[Job]:
+    def _jobs(self) -> set[NativeJob]:
         return {*self.arrived, *self.waiting, *map(_job, self.rows.jobs[: self.active])}
 
     # -- one step
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Start what fits, decode one token in every active row (unless prompts go first), retire what is done."""
+        """As every engine's; prompts may go before the next token of rows."""
         with self.lock:
             while self.arrived:
                 self.waiting.append(self.arrived.popleft())
@@ -281,21 +200,10 @@ class NativeEngine:
                 self._decode()
                 self.decoded_s = time.monotonic()
 
-    def _submit(self, request: Request, sink: Sink | None) -> Job:
-        kept = max(len(request.budget.closing) + request.budget.answer, len(request.response_ids) + 1)
-        if len(request.prompt_ids) + kept > self.config.context or not request.prompt_ids:
-            raise SteepError(
-                f"a prompt of {len(request.prompt_ids)} tokens and an answer of {request.budget.answer} do not fit "
-                f"a context of {self.config.context}",
-                "shorten the prompt or the answer's limit, or give the engine a longer context",
-            )
+    def _queue(self, request: Request, future: Pending, sink: Sink | None) -> None:
         if request.cuts and (request.cuts[-1] >= self._thought_limit(request) or sink is not None):
             raise SteepError(f"thoughts are cut before their limit, and unwatched: {list(request.cuts)} cannot be kept")
-        future = Pending(self)
-        job = Job(request, future, sink)
-        future.job = job
-        self.arrived.append(job)
-        return job
+        self.arrived.append(NativeJob(request, future, sink))
 
     def _obey(self) -> None:
         """Do what was asked of jobs: to be dropped, to end a sample, to answer now."""
@@ -304,7 +212,7 @@ class NativeEngine:
         self.asked = False
         for job in [j for j in self.waiting if j.cancelled]:
             self.waiting.remove(job)
-            _end_cancelled(job)
+            job.end_cancelled()
         rows = self.rows
         for r in range(self.active):
             job = _job(rows.jobs[r])
@@ -318,7 +226,7 @@ class NativeEngine:
     def _start(self) -> None:
         """Give free rows to waiting samples; a job's prompt is prefilled when its first sample starts."""
         free = self.config.rows - self.active
-        fresh: list[Job] = []
+        fresh: list[NativeJob] = []
         samples = tokens = 0
         for job in self.waiting:
             if samples >= free or tokens >= self.prefill_tokens:
@@ -343,14 +251,14 @@ class NativeEngine:
             self._advance(first, *self._draw(started, logits))
             self.tell(first)
 
-    def _prefill(self, jobs: list[Job]) -> None:
+    def _prefill(self, jobs: list[NativeJob]) -> None:
         if not jobs:
             return
         prefixes, logits = self.decoder.prefill([job.request.prompt_ids + job.request.response_ids for job in jobs])
         for job, prefix, row in zip(jobs, prefixes, logits, strict=True):
             job.prefix, job.logits_V = prefix, row
 
-    def _start_row(self, job: Job) -> None:
+    def _start_row(self, job: NativeJob) -> None:
         rows, r, request = self.rows, self.active, job.request
         assert job.prefix is not None
         self.decoder.start(r, job.prefix)
@@ -426,17 +334,6 @@ class NativeEngine:
             job.constraints[sample] = job.request.constraint()
         self.asked |= job.answer_now
         self._await_cut(r)
-
-    def _thought_limit(self, request: Request) -> int:
-        """The budget's thought tokens, or fewer where there would be no room left for the closing and an answer."""
-        budget = request.budget
-        room = self._total(request) - len(budget.closing) - budget.answer
-        return room if budget.thought is None else min(budget.thought, room)
-
-    def _total(self, request: Request) -> int:
-        """Response tokens at most."""
-        room = self.config.context - len(request.prompt_ids)
-        return room if request.budget.total is None else min(request.budget.total, room)
 
     def _decode(self) -> None:
         rows, n = self.rows, self.active
@@ -526,7 +423,7 @@ class NativeEngine:
                     continue
                 rows.stop[r] = CANCELLED
             if job.cancelled:
-                _end_cancelled(job)
+                job.end_cancelled()
             else:
                 self._finish(r, job)
             self.active -= 1
@@ -536,15 +433,15 @@ class NativeEngine:
             rows.jobs[self.active] = None
             rows.stop[self.active] = 0
 
-    def _finish(self, r: int, job: Job) -> None:
+    def _finish(self, r: int, job: NativeJob) -> None:
         rows = self.rows
         if rows.watched[r]:
             self._tell(r, STOPS[rows.stop[r]])
         job.done[int(rows.sample[r])] = self._rollout(r, job)
         if len(job.done) == job.request.n:
-            _hand_over(job)
+            job.hand_over()
 
-    def _rollout(self, r: int, job: Job) -> Rollout:
+    def _rollout(self, r: int, job: NativeJob) -> Rollout:
         rows, n = self.rows, int(self.rows.count[r])
         stop, budget = STOPS[rows.stop[r]], job.request.budget
         assert stop is not None
@@ -590,28 +487,11 @@ class NativeEngine:
         return _job(self.rows.jobs[r]).constraints[int(self.rows.sample[r])]
 
 
-def _tokens(progress: Progress) -> Iterator[Token]:
-    columns = (progress.ids.tolist(), progress.logprobs.tolist(), progress.sampled.tolist())
-    for i, (id, logprob, sampled) in enumerate(zip(*columns, strict=True)):
-        yield Token(id=id, logprob=logprob, sampled=sampled, in_thought=i < progress.thought_len)
-
-
-def _job(job: Job | None) -> Job:
+def _job(job: NativeJob | None) -> NativeJob:
     assert job is not None
     return job
 
 
-def _logits(job: Job) -> Tensor:
+def _logits(job: NativeJob) -> Tensor:
     assert job.logits_V is not None
     return job.logits_V
-
-
-def _hand_over(job: Job) -> None:
-    job.future.set_result([r for sample in sorted(job.done) for r in (*job.cuts.get(sample, ()), job.done[sample])])
-    job.future.job = None
-
-
-def _end_cancelled(job: Job) -> None:
-    if not job.future.done():
-        job.future.set_exception(CancelledError())
-        job.future.job = None

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from steep.engines import NativeEngine
-from steep.engines.native import Pending
+from steep.engines import DrivenEngine, NativeEngine
+from steep.engines.driven import Pending
 from steep.types import Progress, Request
 
 PREFILL_TOKENS = 128
@@ -32,9 +32,10 @@ log = logging.getLogger("steep.server")
 
 
 class Driver:
-    def __init__(self, engine: NativeEngine) -> None:
+    def __init__(self, engine: DrivenEngine) -> None:
         self.engine = engine
-        engine.prefill_tokens, engine.patience_s = PREFILL_TOKENS, PATIENCE_S
+        if isinstance(engine, NativeEngine):
+            engine.prefill_tokens, engine.patience_s = PREFILL_TOKENS, PATIENCE_S
         self.on_failure: Callable[[], None] = lambda: None
         """Called in the event loop if the engine fails."""
         self.failed = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import uuid4
 
-from steep.engines.native import Pending
+from steep.engines.driven import Pending
 from steep.server.config import Thoughts
 from steep.server.sealing import Seal
 from steep.tokens import StreamDecoder, Template

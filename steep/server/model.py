@@ -2,18 +2,18 @@
 
 import time
 
-from steep.engines import ChunkedEngine, LoadedModel, NativeEngine
+from steep.engines import Chunking, DrivenEngine, LoadedModel
 from steep.server.driver import Driver
 from steep.server.grammar import Grammars
 
 
 class ServedModel:
-    def __init__(self, loaded: LoadedModel, engine: NativeEngine) -> None:
+    def __init__(self, loaded: LoadedModel, engine: DrivenEngine) -> None:
         self.name, self.template = loaded.name, loaded.template
         self.created = int(time.time())
         self.rows, self.context = engine.config.rows, engine.config.context
         self.weights = engine.receipt.digest
-        self.chunked = isinstance(engine, ChunkedEngine)
+        self.chunked = isinstance(engine, Chunking)
         """Whether a thought may be longer than the context."""
         self.vocab_size = loaded.model.config.vocab_size
         self.driver = Driver(engine)

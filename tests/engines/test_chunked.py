@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steep.engines import ChunkedEngine, NativeConfig
-from steep.engines.native import Pending
+from steep.engines.driven import Pending
 from steep.engines.sampling import streams, uniforms
 from steep.errors import SteepError
 from steep.types import Budget, Progress, Request, Rollout

@@ -1,8 +1,15 @@
-"""A real server over a tiny random model, on a free port of this machine."""
+"""A real server over a tiny random model, on a free port of this machine.
+
+    STEEP_TEST_ENGINE=vllm python -m pytest tests/server -m "not browser" -W ignore
+
+computes with vLLM, where it is installed (`python -m benchmarks.rivals vllm`).
+"""
 
 import http.client
 import json
+import os
 import socket
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -11,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from steep.engines import LoadedModel, NativeConfig, NativeEngine
+from steep.engines import ChunkedEngine, LoadedModel, NativeConfig, NativeEngine, load_model, save_model
+from steep.engines.vllm import ChunkedVllmEngine, VllmEngine
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.server.app import create_app
 from steep.server.config import ServerConfig
@@ -21,12 +29,15 @@ from steep.server.run import Server
 from steep.server.store import IN_MEMORY, Store, store_url
 from steep.tokens import Template, Tokenizer, compact
 
+VLLM = os.environ.get("STEEP_TEST_ENGINE") == "vllm"
+VLLM_OPTIONS = {"enforce_eager": True, "gpu_memory_utilization": 0.2, "kv_cache_memory_bytes": 1 << 26}
+HEAD = 32 if VLLM else 16  # smaller heads are not computed on a CPU
 CONTEXT = 1024
 CLOSING = 2
 """Tokens that end a thought: one of phrase, and the end-of-thought token."""
 
 
-def tiny(endless):
+def tiny(endless, head_dim=HEAD):
     """A model of random weights; an endless one writes ASCII and no control tokens, so that only limits end it."""
     config = replace(compact(), closing="!", answer=24)
     template = Template(Tokenizer.train(["make 24"], 300, config.control), config)
@@ -36,7 +47,7 @@ def tiny(endless):
         num_layers=1,
         num_heads=2,
         num_kv_heads=2,
-        head_dim=16,
+        head_dim=head_dim,
         intermediate_size=32,
         max_positions=4096,
         tied_embeddings=False,
@@ -123,6 +134,10 @@ class Client:
             ResponseTold.model_validate(event.get("response", events[-1]["response"]))
         return events
 
+    def break_engine(self):
+        engine = self.model.driver.engine
+        (engine._llm if VLLM else engine.decoder).step = None
+
     def begin(self, path, body):
         """A connection that has asked and reads nothing yet."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -148,6 +163,24 @@ def slowed(step, token_s):
     return slow
 
 
+kept = []
+"""vLLM's engines share what is torn down when the first of them goes."""
+
+
+def new_engine(loaded, config, chunked):
+    if not VLLM:
+        return (ChunkedEngine if chunked else NativeEngine)(loaded.model, config, loaded.template.end_ids)
+    with tempfile.TemporaryDirectory() as directory:
+        engine = (ChunkedVllmEngine if chunked else VllmEngine)(on_disk(loaded, directory), config, VLLM_OPTIONS)
+    kept.append(engine)
+    return engine
+
+
+def on_disk(loaded, directory):
+    save_model(Path(directory), loaded.model, loaded.template)
+    return load_model(directory)
+
+
 @contextmanager
 def serving(
     endless=False,
@@ -156,14 +189,14 @@ def serving(
     token_s=0.0,
     names=("tiny",),
     store=IN_MEMORY,
-    kind=NativeEngine,
+    chunked=False,
     **config,
 ):
     """`token_s` is what each token takes at least."""
     models = []
     for name in names:
         loaded = replace(tiny(endless), name=name)
-        engine = kind(loaded.model, NativeConfig(rows=rows, context=context), loaded.template.end_ids)
+        engine = new_engine(loaded, NativeConfig(rows=rows, context=context), chunked)
         if token_s:
             engine.decoder.step = slowed(engine.decoder.step, token_s)
         models.append(ServedModel(loaded, engine))

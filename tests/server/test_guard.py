@@ -159,7 +159,7 @@ def test_an_engine_that_fails_is_told_and_nobody_waits_for_ever(caplog):
         answers = []
         asking = threading.Thread(target=lambda: answers.append(client.post("/v1/chat/completions", body)))
         body = client.chat_body(reasoning_effort="max", n=8)
-        client.model.driver.engine.decoder.step = None
+        client.break_engine()
         asking.start()
         asking.join(timeout=20)
         ((status, answer),) = answers
@@ -247,6 +247,21 @@ def test_another_address_needs_a_key(monkeypatch):
         run(parse(["serve", "nowhere", "--host", "0.0.0.0"]))
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SteepError, match="cannot be listened on"):
         run(parse(["serve", "nowhere", "--port", str(taken.getsockname()[1])]))
+
+
+def test_options_for_vllm_are_read_as_json_and_refused_without_it():
+    from steep.cli.arguments import parse
+    from steep.cli.serve import engine, vllm_options
+
+    assert vllm_options(["tensor-parallel-size=2", "kv_cache_dtype=fp8", "enforce_eager=true"]) == {
+        "tensor_parallel_size": 2,
+        "kv_cache_dtype": "fp8",
+        "enforce_eager": True,
+    }
+    with pytest.raises(SteepError, match="--vllm seed has no value"):
+        vllm_options(["seed"])
+    with pytest.raises(SteepError, match="--vllm is for vLLM alone"):
+        engine(tiny(endless=True), parse(["serve", "tiny", "--vllm", "seed=1"]))
 
 
 def test_the_command_serves_until_it_is_stopped(tmp_path):

@@ -50,7 +50,7 @@ def test_no_raw_thought_leaves_by_any_way(thought, mode, tmp_path, caplog, capfd
         with closing(sqlite3.connect(tmp_path / "a.db")) as database:
             database.execute("DROP TABLE pieces")
         answers += [client.call("POST", "/v1/responses", response)]
-        client.model.driver.engine.decoder.step = None
+        client.break_engine()
         failed = client.call("POST", "/v1/chat/completions", chat)
         assert failed[0] == 500
     told = capfd.readouterr()

@@ -2,7 +2,6 @@
 
 import pytest
 
-from steep.engines import ChunkedEngine
 from tests.server.serving import CLOSING, serving
 
 BUDGETS = [0, 1, 16, 256]
@@ -71,7 +70,7 @@ def test_efforts_and_limits(endless):
 
 
 def test_a_thought_in_chunks_may_be_longer_than_the_context():
-    with serving(endless=True, context=128, kind=ChunkedEngine) as client:
+    with serving(endless=True, context=128, chunked=True) as client:
         assert client.get("/v1/models/tiny")[1]["thinking"] == "chunked"
         room = 128 - client.respond(reasoning={"effort": "none"})["usage"]["input_tokens"] + 1
         fitting = room - CLOSING - 24
