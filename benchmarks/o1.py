@@ -6,7 +6,8 @@
 suite      `steep eval --suite o1` on countdown: whether accuracy follows the log of the budget as far as it rises, and
            what the majority of 64 answers and the scorer's choice among them add to one, paired by problem
 forecast   of RL: fitted to the first half of its compute, how far off in the second (the larger of two budgets' errors)
-planted    share of the wrong steps put into thoughts after which the model ends right, after RL; and before it
+planted    share of the wrong steps put into thoughts after which the model ends right, after RL; and by how much that
+           is more than before, on the problems that were planted in both
 probes     seconds for all that steep ships, 8 answers without and 8 with a thought to each
 evaluation minutes for 64 answers to 1,000 problems at six budgets, from thoughts that are cut at each
 reuse      one answer to 1,000 problems at these budgets, from one thought and from six: the largest difference
@@ -25,8 +26,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.worker import ROOT
 from steep.evals.claims import Curve, claim_r2, curve
+from steep.evals.statistics import bootstrap
 from steep.evals.suite import load_cells
 from steep.runs import Claim, Stage, read_claims, read_json, write_evidence, write_json
 
@@ -138,7 +142,12 @@ def planted(bench: Bench) -> Iterator[Claim]:
     )
     interval = {"value": after["value"], "low": after["low"], "high": after["high"], "command": COMMAND}
     yield Claim(id="o1.planted_mistakes_recovered", bar=">= 0.7", **interval)
-    yield Claim(id="o1.planted_more_than_before_rl", bar=f"> {before['value']:.4f}", **interval)
+    shared = after["by_problem"].keys() & before["by_problem"].keys()  # after RL there are more, and harder ones
+    gains = np.array([after["by_problem"][problem] - before["by_problem"][problem] for problem in sorted(shared)])
+    gain = bootstrap(gains)
+    yield Claim(
+        id="o1.planted_more_than_before_rl", value=gain.value, low=gain.low, high=gain.high, bar="> 0", command=COMMAND
+    )
 
 
 def at_most(id: str, value: float, most: float) -> Claim:

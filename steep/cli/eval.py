@@ -27,7 +27,7 @@ from steep.tasks.mixture import by_name, distinct
 from steep.training.recipe import Recipe
 from steep.types import Problem, Task
 
-ROWS = 512
+ROWS = 1024
 BUDGETS = (0, 64, 256)
 
 

@@ -57,9 +57,9 @@ class O1Config:
     )
     probe: int = 64
     """Problems of each level that is tried."""
-    scorer_problems: int = 200
-    """Of the train split, for the scorer to learn from."""
-    scorer_samples: int = 16
+    scorer_problems: int = 1600
+    """Of the train split, for the scorer to learn from: many problems teach it more than many answers to each."""
+    scorer_samples: int = 4
     """Answers to each of these, at each budget."""
     further: tuple[Mode, ...] = FURTHER
     """Ways to think longer that are measured too, where the model has a thought section."""

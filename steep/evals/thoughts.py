@@ -8,7 +8,7 @@ an answer.
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, TypeVar
 
@@ -48,6 +48,8 @@ class Example:
     reason: str
     counted: float
     """What it adds to the figure, from 0 to 1."""
+    problem: str = ""
+    """Its id; empty in files of older versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,8 @@ class Figure:
     rollouts: int
     """0: there was nothing to measure, and the value is NaN."""
     examples: tuple[Example, ...]
+    by_problem: Mapping[str, float] = field(default_factory=dict)
+    """What each problem adds, for models can be compared on those alone that they share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,7 @@ class Subject:
             verdict=verdict.kind,
             reason=verdict.reason,
             counted=float(counted),
+            problem=problem.id,
         )
 
 
@@ -300,6 +305,7 @@ def figure(part: str, name: str, examples: Sequence[Example]) -> Figure:
         high=mean.high,
         rollouts=len(kept),
         examples=tuple({id(e): e for e in (*kept[:SHOWN], *kept[-1:])}.values()),
+        by_problem={e.problem: e.counted for e in kept},
     )
 
 
@@ -309,7 +315,8 @@ def load_thoughts(written: Mapping[str, Any]) -> dict[str, list[Figure]]:
     def restored(row: Mapping[str, Any]) -> Figure:
         numbers = {name: float(row[name]) for name in ("value", "low", "high")}  # "NaN" where nothing was measured
         examples = tuple(Example(**{**example, "counted": float(example["counted"])}) for example in row["examples"])
-        return Figure(**{**row, **numbers, "examples": examples})
+        counted = {problem: float(value) for problem, value in row.get("by_problem", {}).items()}
+        return Figure(**{**row, **numbers, "examples": examples, "by_problem": counted})
 
     return {model: [restored(row) for row in rows] for model, rows in written["models"].items()}
 

@@ -17,16 +17,19 @@ class Answered(o1.Bench):
             (self.kept / f"{name}.json").write_text(json.dumps(answer))
 
 
-def figure(value: float) -> dict[str, object]:
-    return {"name": "right after a wrong step", "value": value, "low": value - 0.05, "high": value + 0.05}
+def figure(*right: float) -> dict[str, object]:
+    """Of problems a, b, c, ..."""
+    value = sum(right) / len(right)
+    interval = {"value": value, "low": value - 0.05, "high": value + 0.05}
+    return {"name": "right after a wrong step", **interval, "by_problem": dict(zip("abcdefgh", right, strict=False))}
 
 
-def test_planted_mistakes_are_claimed_after_rl_and_against_before(tmp_path):
-    bench = Answered(tmp_path, thoughts={"models": {"sft": [figure(0.6)], "rl": [figure(0.75)]}})
+def test_planted_mistakes_are_claimed_after_rl_and_against_before_on_shared_problems(tmp_path):
+    """RL has three further problems, of which it gets one: on the five that both have it is one better."""
+    bench = Answered(tmp_path, thoughts={"models": {"sft": [figure(1, 1, 1, 1, 0)], "rl": [figure(*[1] * 6, 0, 0)]}})
     enough, more = o1.planted(bench)
     assert (enough.value, enough.low, enough.holds) == (0.75, pytest.approx(0.7), True)
-    assert more.bar == "> 0.6000"
-    assert more.holds
+    assert (more.value, more.low >= 0, more.holds) == (pytest.approx(0.2), True, True)
 
 
 def test_the_worst_forecast_counts():

@@ -103,6 +103,8 @@ def test_planted_mistakes_are_recovered_from_or_not(template):
     recovered, lost = measured(template), measured(template, mends=False)
     assert recovered["right after a wrong step"].value == recovered["mends the wrong step in writing"].value == 1
     assert lost["right after a wrong step"].value == lost["mends the wrong step in writing"].value == 0
+    assert set(recovered["right after a wrong step"].by_problem.values()) == {1}
+    assert set(lost["right after a wrong step"].by_problem.values()) == {0}
     example = recovered["mends the wrong step in writing"].examples[0]
     begun, rest = example.thought.split(FROM_HERE)
     assert rest.startswith(" no wait")
