@@ -11,6 +11,7 @@ from steep.types import Group
 def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]]:
     for number, group in enumerate(groups):
         problem = group.problem
+        prompt, key = problem.prompt[-1].content, json.dumps(problem.key)
         for rollout in group.rollouts:
             verdict = rollout.verdict
             assert verdict is not None
@@ -20,8 +21,8 @@ def rows(groups: Sequence[Group], template: Template) -> Iterator[dict[str, Any]
                 "problem": problem.id,
                 "task": problem.task,
                 "level": problem.level,
-                "prompt": problem.prompt[-1].content,
-                "key": json.dumps(problem.key),
+                "prompt": prompt,
+                "key": key,
                 "thought": thought,
                 "answer": answer,
                 "verdict": verdict.kind,
