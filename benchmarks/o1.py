@@ -135,7 +135,7 @@ def forecast(report: dict[str, Any]) -> Iterator[Claim]:
 
 def planted(bench: Bench) -> Iterator[Claim]:
     models = [str(bench.run / stage) for stage in ("sft", "rl")]
-    out = ("--problems", "400", "--out", str(bench.kept / "thoughts"))
+    out = ("--problems", "2000", "--out", str(bench.kept / "thoughts"))
     found = bench.steep("thoughts", "thoughts", *models, "--task", "countdown", *out)["models"]
     before, after = (
         next(figure for figure in figures if figure["name"] == "right after a wrong step") for figures in found.values()
