@@ -46,7 +46,7 @@ class Chunking(DrivenEngine):
 
 
 class ChunkedEngine(Chunking, NativeEngine):
-    pass
+    """The native engine, for thoughts longer than its context."""
 
 
 def thought_limit(budget: Budget) -> int | None:

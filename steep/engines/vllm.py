@@ -13,6 +13,7 @@ of the token where its request begins), so that a response that is carried on is
 import os
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import count
@@ -43,7 +44,10 @@ class VllmEngine(DrivenEngine):
                 f"vLLM reads Hugging Face directories, and {loaded.path} is a file",
                 f"steep export {loaded.path} --to hf DIR, and name DIR",
             )
-        self._llm = _start_vllm(
+        self._thread = ThreadPoolExecutor(1, "vllm")
+        """In which vLLM is started and computes: on a CPU it counts on the threads of the one that started it."""
+        self._llm = self._thread.submit(
+            _start_vllm,
             {
                 "model": str(loaded.path),
                 "dtype": config.dtype,
@@ -53,8 +57,8 @@ class VllmEngine(DrivenEngine):
                 "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
                 "disable_log_stats": True,
                 **(options or {}),
-            }
-        )
+            },
+        ).result()
         dtype = DTYPES[config.dtype]
         weights = {name: parameter.to(dtype) for name, parameter in loaded.model.named_parameters()}
         self.receipt = Receipt(version=0, digest=digest(weights))
@@ -77,7 +81,7 @@ class VllmEngine(DrivenEngine):
             self._obey()
             self._start()
             if self._running:
-                for output in self._llm.step():
+                for output in self._thread.submit(self._llm.step).result():
                     sample = self._running.get(output.request_id)
                     if sample is not None:  # else one that was dropped while vLLM was at it
                         self._take(sample, output.outputs[0])
@@ -98,7 +102,7 @@ class VllmEngine(DrivenEngine):
         """The first token takes long: vLLM compiles what looks up its log-probability."""
         self._request(next(self._names), [0], 1, Sampling())
         while self._llm.has_unfinished_requests():
-            self._llm.step()
+            self._thread.submit(self._llm.step).result()
 
     def _queue(self, request: Request, future: Pending, sink: Sink | None) -> None:
         if request.cuts:
@@ -199,7 +203,7 @@ class VllmEngine(DrivenEngine):
 
 
 class ChunkedVllmEngine(Chunking, VllmEngine):
-    pass
+    """vLLM, for thoughts longer than its context."""
 
 
 class Sample:

@@ -65,7 +65,7 @@ class Figure:
     """0: there was nothing to measure, and the value is NaN."""
     examples: tuple[Example, ...]
     by_problem: Mapping[str, float] = field(default_factory=dict)
-    """What each problem adds, for models can be compared on those alone that they share."""
+    """What each problem adds: models are compared on those that both have."""
 
 
 @dataclass(frozen=True, kw_only=True)
