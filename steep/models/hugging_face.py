@@ -15,9 +15,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from steep.errors import ModelError, UnknownFamilyError
+from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import Attend, LanguageModel, Shape
 from steep.models.weights import mismatch, stored_types
@@ -57,8 +57,8 @@ class HuggingFaceModel(LanguageModel):
 
     def logits(self, x_ND: Tensor) -> Tensor:
         head = self.inner.get_output_embeddings()
-        with torch.autocast(x_ND.device.type, enabled=False):
-            return linear(x_ND.float(), head.weight.float(), None if head.bias is None else head.bias.float())
+        logits_NV = kernels.head(x_ND, head.weight)
+        return logits_NV if head.bias is None else logits_NV + head.bias.float()
 
     def token_rows(self) -> list[Tensor]:
         embedding, head = self.inner.get_input_embeddings().weight, self.inner.get_output_embeddings().weight

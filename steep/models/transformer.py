@@ -18,7 +18,6 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from steep.models import kernels
 
@@ -167,7 +166,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, x_ND: Tensor) -> Tensor:
-        """fp32 logits_NV: the head is computed in fp32 on both sides, sampler and trainer (arXiv 2506.13585)."""
+        """fp32 logits_NV, by `kernels.head`."""
 
     @abstractmethod
     def token_rows(self) -> list[Tensor]:
@@ -210,8 +209,7 @@ class Transformer(LanguageModel):
         return normed_ND
 
     def logits(self, x_ND: Tensor) -> Tensor:
-        with torch.autocast(x_ND.device.type, enabled=False):
-            return linear(x_ND.float(), self.token_rows()[-1].float())
+        return kernels.head(x_ND, self.token_rows()[-1])
 
     def token_rows(self) -> list[Tensor]:
         return [self.embedding.weight, *([] if self.head is None else [self.head.weight])]

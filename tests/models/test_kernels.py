@@ -190,6 +190,22 @@ def test_packed_attention_survives_large_scores():
     assert_near(kernels.packed_attention(q, k, v, offsets_of([30])), expected, torch.float32)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_head(dtype):
+    x_ND, weight_VD = normal(90, 64, dtype=dtype), normal(512, 64, seed=3)
+    check(lambda x, w: [kernels.head(x, w)], lambda x, w: [x @ w.T], [x_ND, weight_VD], dtype)
+    exact = x_ND.double() @ weight_VD.double().T
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_near(kernels.head(x_ND, weight_VD), exact, torch.float32)  # whatever comes in, logits are not rounded
+
+
+def test_a_frozen_head_has_no_gradient():
+    x_ND, weight_VD = normal(9, 16).requires_grad_(), normal(30, 16, seed=3)
+    kernels.head(x_ND, weight_VD).sum().backward()
+    assert_near(x_ND.grad, weight_VD.double().sum(0).expand(9, 16), torch.float32)
+    assert weight_VD.grad is None
+
+
 @both_ways
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocabulary", [5, 512, 1001])

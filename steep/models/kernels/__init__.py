@@ -13,6 +13,7 @@ from steep.models.kernels.decoding import (
 )
 from steep.models.kernels.ops import (
     compiled,
+    head,
     packed_attention,
     rms_norm,
     rope_norm,
@@ -29,6 +30,7 @@ __all__ = [
     "fused_decode",
     "fused_draw",
     "fused_prefill",
+    "head",
     "multiplies_bf16",
     "packed_attention",
     "panels",

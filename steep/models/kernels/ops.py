@@ -244,6 +244,34 @@ class PackedAttention(torch.autograd.Function):
         return *grads, None, None
 
 
+# --- the head --------------------------------------------------------------------------------------------------------
+
+
+def head(x_ND: Tensor, weight_VD: Tensor) -> Tensor:
+    """fp32 logits_NV, computed in fp32 on both sides, sampler and trainer (arXiv 2506.13585).
+
+    Gradients are products in the dtype of x, as those of the layers under autocast.
+    """
+    logits_NV: Tensor = differentiable(Head, x_ND, weight_VD)
+    return logits_NV
+
+
+class Head(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor) -> Tensor:
+        ctx.save_for_backward(x_ND, weight_VD)
+        with torch.autocast(x_ND.device.type, enabled=False):
+            return functional.linear(x_ND.float(), weight_VD.float())
+
+    @staticmethod
+    def backward(ctx: Any, grad_NV: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight_VD = ctx.saved_tensors
+        grad_NV = grad_NV.to(x_ND.dtype)
+        for_x, for_weight = ctx.needs_input_grad
+        grad_ND = grad_NV @ weight_VD.to(x_ND.dtype) if for_x else None
+        return grad_ND, (grad_NV.T @ x_ND).to(weight_VD.dtype) if for_weight else None
+
+
 # --- log-probabilities -----------------------------------------------------------------------------------------------
 
 
