@@ -17,6 +17,8 @@ from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import LanguageModel, Layer, Shape, Transformer
 
 Ints = NDArray[np.int64]
+Order = Ints | slice
+"""Which rows, in turn."""
 
 
 class Prefix:
@@ -42,7 +44,7 @@ class Decoder(Protocol):
     def move(self, source: int, target: int, length: int) -> None:
         """Row `target`, whose sequence is over, goes on as row `source` did, which has `length` tokens."""
 
-    def step(self, ids_B: Ints, positions_B: Ints) -> tuple[Ints, Tensor]:
+    def step(self, ids_B: Ints, positions_B: Ints) -> tuple[Order, Tensor]:
         """Add a token at its position to each of the first B rows: rows in some order, and their logits_BV in fp32."""
         ...
 
@@ -66,6 +68,8 @@ class FusedDecoder:
         self.prefixes: list[Prefix | None] = [None] * rows
         self.addresses, self.prefix_lengths = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
         self.weights: kernels.FusedWeights | None = None
+        self.orders: dict[int, Order] = {}
+        """By the number of rows, as long as none begins or moves."""
 
     def load(self) -> None:
         self.weights = fused_weights(self.model, *self.cache)
@@ -78,17 +82,28 @@ class FusedDecoder:
     def start(self, row: int, prefix: Prefix) -> None:
         self.prefixes[row] = prefix
         self.addresses[row], self.prefix_lengths[row] = prefix.panels.data_ptr(), prefix.length
+        self.orders.clear()
 
     def move(self, source: int, target: int, length: int) -> None:
         for column in (self.slots, self.addresses, self.prefix_lengths):
             column[[source, target]] = column[[target, source]]
         self.prefixes[target], self.prefixes[source] = self.prefixes[source], None
+        self.orders.clear()
 
-    def step(self, ids_B: Ints, positions_B: Ints) -> tuple[Ints, Tensor]:
+    def step(self, ids_B: Ints, positions_B: Ints) -> tuple[Order, Tensor]:
         assert self.weights is not None
-        order = np.argsort(self.addresses[: len(ids_B)], kind="stable")  # rows with one prompt side by side
+        order = self._order(len(ids_B))
         state = (self.slots, ids_B, positions_B, self.prefix_lengths, self.addresses)
         return order, kernels.fused_decode(self.weights, *(column[order] for column in state))
+
+    def _order(self, rows: int) -> Order:
+        """Rows with one prompt side by side; if they are so already, as they are, for that needs no copies."""
+        if rows not in self.orders:
+            addresses = self.addresses[:rows]
+            order = np.argsort(addresses, kind="stable")
+            so_already = np.count_nonzero(np.diff(addresses)) == np.count_nonzero(np.diff(addresses[order]))
+            self.orders[rows] = slice(0, rows) if so_already else order
+        return self.orders[rows]
 
 
 def fused_weights(model: Transformer, keys: Tensor, values: Tensor) -> kernels.FusedWeights:
@@ -160,11 +175,11 @@ class TorchDecoder:
         for store in (self.cache.keys, self.cache.values):
             store[:, target, :, :length] = store[:, source, :, :length]
 
-    def step(self, ids_B: Ints, positions_B: Ints) -> tuple[Ints, Tensor]:
+    def step(self, ids_B: Ints, positions_B: Ints) -> tuple[Order, Tensor]:
         device = self.cache.keys.device
         ids, positions = (torch.from_numpy(x).to(device) for x in (ids_B, positions_B))
         x_BD = self.model(ids, positions, AttendCache(self.cache, positions))
-        return np.arange(len(ids_B)), self.model.logits(x_BD)
+        return slice(0, len(ids_B)), self.model.logits(x_BD)
 
 
 class Cache:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steep.engines.decoders import Prefix, decoder
+from steep.engines.decoders import Order, Prefix, decoder
 from steep.engines.driven import DrivenEngine, Job, Pending, Sink
 from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
@@ -244,10 +244,11 @@ class NativeEngine(DrivenEngine):
                 self.waiting.popleft()
                 job.prefix = None
         if self.active > first:
-            started = np.arange(first, self.active)
-            seeds = np.array([_job(self.rows.jobs[r]).request.seed for r in started])
+            started = slice(first, self.active)
+            jobs = [_job(job) for job in self.rows.jobs[started]]
+            seeds = np.array([job.request.seed for job in jobs])
             self.rows.stream[started] = streams(seeds, self.rows.sample[started])
-            logits = torch.stack([_logits(_job(self.rows.jobs[r])) for r in started])
+            logits = torch.stack([_logits(job) for job in jobs])
             self._advance(first, *self._draw(started, logits))
             self.tell(first)
 
@@ -339,15 +340,15 @@ class NativeEngine(DrivenEngine):
         rows, n = self.rows, self.active
         order, logits_BV = self.decoder.step(rows.last[:n], rows.position[:n])
         drawn = self._draw(order, logits_BV)
-        ids, logprobs = map(np.empty_like, drawn)
+        ids, logprobs = drawn if isinstance(order, slice) else map(np.empty_like, drawn)
         ids[order], logprobs[order] = drawn
         self._advance(0, ids, logprobs)
 
-    def _draw(self, at: NDArray[np.int64], logits_BV: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _draw(self, at: Order, logits_BV: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The next token of rows `at` and its log-probability."""
         rows = self.rows
         for i in np.flatnonzero(rows.constrained[at] & ~rows.thinking[at]).tolist():
-            allowed = self._constraint(at[i]).allowed()
+            allowed = self._constraint(np.arange(self.active)[at][i]).allowed()
             logits_BV[i, torch.from_numpy(~allowed).to(self.device)] = -torch.inf
         uniform = uniforms(rows.stream[at], rows.dropped[at] + rows.count[at])
         return draw(logits_BV, rows.temperature[at], rows.top_p[at], uniform)

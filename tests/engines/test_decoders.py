@@ -89,7 +89,7 @@ class Sequences:
         for row, token in zip(self.ids, ids.tolist(), strict=True):
             row.append(token)
         back = torch.empty_like(logits)
-        back[torch.from_numpy(order)] = logits
+        back.numpy()[order] = logits
         return back
 
 

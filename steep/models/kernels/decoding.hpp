@@ -389,7 +389,7 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
 // its log-probability. Temperature 0: the most likely token, and its log-probability at temperature 1.
 void draw(int64_t rows, int64_t size, int64_t row_size, const float* logits, const float* temperature,
           const double* uniform, int64_t* ids, float* logprobs) {
-  each_row(rows, size, [=](int64_t row) {
+  each_row(rows, 8 * size, [=](int64_t row) {  // as long as so many numbers of other work
     const float *x = logits + row * row_size, inverse = temperature[row] == 0 ? 1.0f : 1.0f / temperature[row];
     const int64_t vectors = divide_up(size, W);
     float* weights = scratch(SCORES, vectors * W);
