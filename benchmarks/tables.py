@@ -29,7 +29,8 @@ Made by `python -m benchmarks.tables` from `docs/results/performance`, which `ma
 median of rounds in which the sides take turns while the others are halted, with its lowest and highest in brackets. A
 ratio is a rival's time over steep's in the same round. The limit is what memory bandwidth and the peak of matrix
 products, measured in the same run, allow at most (formulas: `benchmarks/limits.py`): beside a rival that reaches a
-quarter of it, no program can be more than four times as fast.
+quarter of it, no program can be more than four times as fast. What stays in the caches is read faster than memory: at
+batch 1 N's weights do, so that its share may pass 100%.
 """
 
 
