@@ -77,7 +77,7 @@ def kv_bytes(config: ModelConfig) -> int:
 
 
 def _best_s(work: Callable[[], Any]) -> float:
-    """Not the median: in the first half second of a process both threads may be on one core."""
+    """The least of TRIALS, not their median: in the first half second of a process both threads may be on one core."""
     seconds = []
     for _ in range(TRIALS):
         began = time.perf_counter()

@@ -340,7 +340,7 @@ class NativeEngine(DrivenEngine):
         rows, n = self.rows, self.active
         order, logits_BV = self.decoder.step(rows.last[:n], rows.position[:n])
         drawn = self._draw(order, logits_BV)
-        ids, logprobs = drawn if isinstance(order, slice) else map(np.empty_like, drawn)
+        ids, logprobs = map(np.empty_like, drawn)
         ids[order], logprobs[order] = drawn
         self._advance(0, ids, logprobs)
 
