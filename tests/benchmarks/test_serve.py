@@ -12,6 +12,7 @@ from steep.server.config import ServerConfig
 from tests.server.serving import serving
 
 NEW, TOKEN_S = 16, 0.005
+LOOP_CLOCK_S = 0.002  # the server's loop counts milliseconds, so what it waits for may end that much early
 
 
 def served(client):
@@ -56,7 +57,7 @@ def test_slow_requests_are_closed_while_others_are_answered():
     with serving(endless=True, headers_s=0.5, body_s=0.5) as client:
         besieged = asyncio.run(siege(served(client), 8))
     assert len(besieged.closed_s) == 8
-    assert min(besieged.closed_s) >= 0.5
+    assert min(besieged.closed_s) >= 0.5 - LOOP_CLOCK_S
     assert 0 < max(besieged.honest_s) < strain.GIVEN_UP_S
     assert max(ServerConfig().headers_s, ServerConfig().body_s) < serve.CLOSED_S
 
