@@ -34,6 +34,8 @@ class RolloutConfig:
     """Each group gets a thinking budget between these, drawn evenly on a log scale: what is seen improves."""
     full_share: float = 0.0
     """Share of the groups that get the largest budget instead."""
+    none_share: float = 0.0
+    """Share of the groups that get no thought at all. They cost a few tokens each and are told nothing."""
     answer: int = 32
     """Answer tokens at most."""
     told_share: float = 0.0
@@ -173,7 +175,8 @@ class Rollouts:
     def _unfinished(self, problem: Problem, rng: Random) -> Unfinished:
         """A group of a problem, under a budget that is drawn."""
         thought = self._budget(rng)
-        return self._asked(problem, thought, rng.random() < self.config.told_share, rng.getrandbits(62))
+        tells = rng.random() < self.config.told_share and thought > 0
+        return self._asked(problem, thought, tells, rng.getrandbits(62))
 
     def _asked(self, problem: Problem, thought: int, tells: bool, seed: int) -> Unfinished:
         request = Request(
@@ -204,8 +207,11 @@ class Rollouts:
 
     def _budget(self, rng: Random) -> int:
         low, high = self.config.thought
-        if rng.random() < self.config.full_share or low == high:
+        drawn = rng.random()
+        if drawn < self.config.full_share or low == high:
             return high
+        if drawn < self.config.full_share + self.config.none_share:
+            return 0
         return round(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 

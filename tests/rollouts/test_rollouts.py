@@ -156,6 +156,16 @@ def test_budgets_are_drawn_over_the_whole_range_on_a_log_scale(template: Templat
         assert abs(np.mean((logs >= low) & (logs < low + 1)) - 0.2) < 0.03
     full = [supply(template, thought=(16, 512), full_share=1.0)._budget(Random(i)) for i in range(5)]
     assert full == [512] * 5
+    shares = {"full_share": 0.3, "none_share": 0.2}
+    mixed = [supply(template, thought=(16, 512), **shares)._budget(Random(i)) for i in range(4000)]
+    assert abs(np.mean(np.equal(mixed, 0)) - 0.2) < 0.02
+    assert abs(np.mean(np.equal(mixed, 512)) - 0.3) < 0.02
+
+
+def test_who_gets_no_thought_is_not_told(template: Template):
+    rollouts = supply(template, none_share=0.5, told_share=1.0)
+    asked = [rollouts._next() for _ in range(40)]
+    assert {(group.thought > 0, group.tells) for group in asked} == {(True, True), (False, False)}
 
 
 def test_telling_the_budget_keeps_a_system_message():
