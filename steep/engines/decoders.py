@@ -4,7 +4,7 @@
 copying. `TorchDecoder` runs anywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import LanguageModel, Layer, Shape, Transformer
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 Order = Ints | slice
 """Which rows, in turn."""
 
@@ -93,8 +94,19 @@ class FusedDecoder:
     def step(self, ids_B: Ints, positions_B: Ints) -> tuple[Order, Tensor]:
         assert self.weights is not None
         order = self._order(len(ids_B))
+        return order, kernels.fused_decode(self.weights, *self._batch(order, ids_B, positions_B))
+
+    def sample(
+        self, ids_B: Ints, positions_B: Ints, sampling: Callable[[Order], kernels.Sampling]
+    ) -> tuple[Order, tuple[Ints, Ints, Floats]]:
+        """As `step`, and on until each row stops: what `kernels.fused_sample` returns."""
+        assert self.weights is not None
+        order = self._order(len(ids_B))
+        return order, kernels.fused_sample(self.weights, self._batch(order, ids_B, positions_B), sampling(order))
+
+    def _batch(self, order: Order, ids_B: Ints, positions_B: Ints) -> list[Ints]:
         state = (self.slots, ids_B, positions_B, self.prefix_lengths, self.addresses)
-        return order, kernels.fused_decode(self.weights, *(column[order] for column in state))
+        return [column[order] for column in state]
 
     def _order(self, rows: int) -> Order:
         """Rows with one prompt side by side; if they are so already, as they are, for that needs no copies."""

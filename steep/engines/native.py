@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steep.engines.decoders import Order, Prefix, decoder
+from steep.engines.decoders import FusedDecoder, Order, Prefix, decoder
 from steep.engines.driven import DrivenEngine, Job, Pending, Sink
 from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
+from steep.models.kernels import Sampling
 from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
 from steep.types import Constraint, Progress, Receipt, Request, Rollout, Stop
@@ -103,6 +104,13 @@ AT_CUT = ("count", "position", "last", "thought_left", "answer_left", "forcing",
 """What an answer at a cut changes, and thinking on does not know of."""
 STOPS: tuple[Stop | None, ...] = (None, "end", "length", "cancelled")
 END, LENGTH, CANCELLED = 1, 2, 3
+MAX_STEPS = 16
+"""Tokens of a row at most that one step decodes."""
+BURST = 1 << 32
+"""Parameters times rows times tokens that one step decodes, about 60 ms of two cores. Not so many seconds: what is
+under way when the weights change would then depend on the clock."""
+FEW = 16
+"""As long as fewer rows take."""
 
 
 class NativeEngine(DrivenEngine):
@@ -128,6 +136,10 @@ class NativeEngine(DrivenEngine):
         """Once so many tokens of prompts are begun in a step, the next prompts wait for the next one."""
         self.patience_s = 0.0
         """How long active rows wait for their next token while there are prompts to begin."""
+        self.burst = BURST
+        """How much a step decodes: several tokens a row of a small model, one of a large one."""
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.halt = np.zeros(1, np.int32)  # not 0 when a step should end at its next token, for a request is here
         self.decoded_s = 0.0  # when no active row was waiting for its next token
         self.decoder = decoder(self.model, config.rows, config.context, self.dtype)
         self.rows = Rows(config.rows, config.context)
@@ -189,6 +201,7 @@ class NativeEngine(DrivenEngine):
     def step(self) -> None:
         """As every engine's; prompts may go before the next token of rows."""
         with self.lock:
+            self.halt[0] = 0
             while self.arrived:
                 self.waiting.append(self.arrived.popleft())
             if not self.active:
@@ -204,6 +217,7 @@ class NativeEngine(DrivenEngine):
         if request.cuts and (request.cuts[-1] >= self._thought_limit(request) or sink is not None):
             raise SteepError(f"thoughts are cut before their limit, and unwatched: {list(request.cuts)} cannot be kept")
         self.arrived.append(NativeJob(request, future, sink))
+        self.halt[0] = 1
 
     def _obey(self) -> None:
         """Do what was asked of jobs: to be dropped, to end a sample, to answer now."""
@@ -338,11 +352,72 @@ class NativeEngine(DrivenEngine):
 
     def _decode(self) -> None:
         rows, n = self.rows, self.active
+        masked = rows.constrained[:n] & ~rows.thinking[:n]
+        if isinstance(self.decoder, FusedDecoder) and not masked.any() and (rows.top_p[:n] == 1).all():
+            self._decode_on(self.decoder)
+            return
         order, logits_BV = self.decoder.step(rows.last[:n], rows.position[:n])
         drawn = self._draw(order, logits_BV)
         ids, logprobs = map(np.empty_like, drawn)
         ids[order], logprobs[order] = drawn
         self._advance(0, ids, logprobs)
+
+    def _decode_on(self, decoder: FusedDecoder) -> None:
+        """Several tokens a row in one call: up to one that `_advance` has something to decide about."""
+        rows, at = self.rows, slice(0, self.active)
+        order, drawn = decoder.sample(rows.last[at], rows.position[at], self._sampling)
+        made, ids, logprobs = map(np.empty_like, drawn)
+        made[order], ids[order], logprobs[order] = drawn
+        if made.max() > 1:
+            self._go_on(made - 1, ids, logprobs)
+        last = np.arange(self.active), made - 1
+        self._advance(0, ids[last], logprobs[last])
+
+    def _sampling(self, at: Order) -> Sampling:
+        """How far each of these rows may go before something changes for it."""
+        rows = self.rows
+        steps = min(max(self.burst // (self.parameters * max(self.active, FEW)), 1), MAX_STEPS)
+        thinking, forcing, closing = rows.thinking[at], rows.forcing[at], rows.closing[at]
+        free, extending = forcing < 0, forcing >= closing
+        limit = np.where(thinking, steps, rows.answer_left[at])
+        going_on = thinking & (free | extending)
+        cut_left = rows.cut_left[at]
+        np.minimum(limit, rows.thought_left[at], out=limit, where=going_on)
+        np.minimum(limit, cut_left, out=limit, where=going_on & (cut_left > 0))
+        forced = np.full((len(limit), steps), -1, np.int64)
+        for i in np.flatnonzero(~free).tolist():
+            budget = _job(rows.jobs[np.arange(self.active)[at][i]]).request.budget
+            script = budget.closing if forcing[i] < closing[i] else budget.closing + budget.extension
+            rest = script[forcing[i] : forcing[i] + steps]
+            forced[i, : len(rest)] = rest
+            limit[i] = min(limit[i], len(rest))
+        return Sampling(
+            temperature_B=rows.temperature[at],
+            stream_B=rows.stream[at],
+            counter_B=rows.dropped[at] + rows.count[at],
+            limit_B=limit.clip(1, steps),
+            close_B=np.where(thinking, rows.think_end[at], -1),
+            forced_BT=forced,
+            ends_V=self.ends,
+            halt=self.halt,
+        )
+
+    def _go_on(self, more: NDArray[np.int64], ids: NDArray[np.int64], logprobs: NDArray[np.float32]) -> None:
+        """Take the first `more` tokens of each active row, about which there is nothing to decide."""
+        rows, at = self.rows, slice(0, self.active)
+        which, step = np.nonzero(np.arange(ids.shape[1]) < more[:, None])
+        where = rows.count[which] + step
+        thinking, forcing = rows.thinking[at], rows.forcing[at]
+        free, extending = forcing < 0, forcing >= rows.closing[at]
+        rows.ids[which, where], rows.logprobs[which, where] = ids[which, step], logprobs[which, step]
+        rows.sampled[which, where], rows.versions[which, where] = free[which], self.version
+        rows.count[at] += more
+        rows.position[at] += more
+        going_on = np.where(thinking & (free | extending), more, 0)
+        rows.thought_left[at] -= going_on
+        rows.cut_left[at] -= going_on
+        rows.answer_left[at] -= np.where(thinking, 0, more)
+        forcing += np.where(free, 0, more)
 
     def _draw(self, at: Order, logits_BV: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The next token of rows `at` and its log-probability."""

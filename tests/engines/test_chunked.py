@@ -126,6 +126,7 @@ def test_samples_are_chunked_each_for_itself():
 
 def in_a_later_chunk() -> tuple[ChunkedEngine, Pending]:
     sampler = chunked()
+    sampler.burst = 0  # a token in a step
     pending = sampler.submit(request(thought=1000, seed=10))
     for _ in range(2 * LENGTH):
         sampler.step()

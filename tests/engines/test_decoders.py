@@ -1,5 +1,7 @@
 """Decoding token by token equals the whole forward pass, compiled and in plain torch, whatever else is decoded."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -174,6 +176,57 @@ def test_new_weights_keep_the_cache():
     rows.decoder.load()
     rows.ids[0].pop()
     torch.testing.assert_close(rows.step(np.array([3])), before)
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sampling_is_decoding_and_drawing_until_a_row_stops(dtype, threads):
+    network, rng = model("qwen3", dtype), np.random.default_rng(0)
+    several = prompts(rng, 50, *range(1, 60), 20, 20)
+    rows, steps, vocabulary = len(several), 6, 50
+    singly, together = (Sequences(FusedDecoder, network, rows=rows) for _ in range(2))
+    for ids in several:
+        singly.start(ids)
+        together.start(ids)
+    last, length = rng.integers(0, vocabulary, rows), np.array([len(ids) for ids in several])
+    forced = np.full((rows, steps), -1)
+    forced[::3, :2], forced[::3, 1] = 7, 9
+    ends = np.arange(vocabulary) == 9  # a forced 9 ends nothing
+    sampling = kernels.Sampling(
+        temperature_B=np.tile([0.0, 1.0, 2.0], rows)[:rows].astype(np.float32),
+        stream_B=streams(np.arange(rows), np.arange(rows)),
+        counter_B=np.arange(rows) % 5,
+        limit_B=1 + np.arange(rows) % steps,
+        close_B=np.where(np.arange(rows) % 2, 5, -1),
+        forced_BT=forced,
+        ends_V=ends,
+        halt=np.zeros(1, np.int32),
+    )
+    torch.set_num_threads(threads)
+    order, drawn = together.decoder.sample(last, length, lambda at: taken(sampling, at))
+    made, ids, logprobs = map(np.empty_like, drawn)
+    made[order], ids[order], logprobs[order] = drawn
+    going, reasons = np.ones(rows, np.bool_), set()
+    for step in range(steps):
+        logits = singly.step(last)
+        uniform = uniforms(sampling.stream_B, sampling.counter_B + step)
+        last, expected = draw(logits, sampling.temperature_B, np.ones(rows, np.float32), uniform)
+        told = forced[:, step] >= 0
+        last, expected = np.where(told, forced[:, step], last), np.where(told, 0, expected)
+        assert np.array_equal(ids[going, step], last[going])
+        assert np.array_equal(logprobs[going, step], expected[going])
+        for row in np.flatnonzero(going):
+            over = not told[row] and {9: "ends", 5: "closes" if row % 2 else ""}.get(int(last[row]))
+            reason = over or (step + 1 == sampling.limit_B[row] and "limit")
+            assert (made[row] == step + 1) == bool(reason)
+            going[row] = not reason
+            reasons.add(reason)
+    assert reasons == {False, "ends", "closes", "limit"}
+
+
+def taken(sampling: kernels.Sampling, at: decoders.Order) -> kernels.Sampling:
+    return replace(sampling, **{name: x[at] for name, x in vars(sampling).items() if name.endswith(("_B", "_BT"))})
 
 
 @compiled

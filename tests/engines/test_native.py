@@ -1,6 +1,7 @@
 """The engine against a plain loop over the same model: same tokens, same log-probabilities, budgets kept exactly."""
 
 import gc
+import itertools
 import weakref
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -8,11 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from steep.engines import NativeConfig, NativeEngine
+from steep.engines.decoders import Order
+from steep.engines.native import BURST
 from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
+from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.models.weights import digest
@@ -39,8 +45,12 @@ def model(seed: int = 0) -> Transformer:
     return made
 
 
-def engine(rows: int = 8, context: int = 128, dtype: str = "float32", end: int = END) -> NativeEngine:
-    return NativeEngine(model(), NativeConfig(rows=rows, context=context, dtype=dtype), frozenset([end]))
+def engine(
+    rows: int = 8, context: int = 128, dtype: str = "float32", end: int = END, burst: int = BURST
+) -> NativeEngine:
+    made = NativeEngine(model(), NativeConfig(rows=rows, context=context, dtype=dtype), frozenset([end]))
+    made.burst = burst  # 0: a token of each row in a step
+    return made
 
 
 def budget(thought: int | None, answer: int = 8, phrase: tuple[int, ...] = (7, 9)) -> Budget:
@@ -143,6 +153,68 @@ def test_a_rollout_does_not_depend_on_what_runs_beside_it():
     assert all(len(other.result()) == 3 for other in others)
 
 
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    small = st.integers(0, 30)
+    thinks = draw(st.booleans())
+    total = draw(st.one_of(st.none(), st.integers(30, 60)))
+    allowed = Budget(
+        thought=draw(st.one_of(st.none(), small)),
+        answer=draw(st.integers(1, 20)),
+        closing=(7, 9, THINK_END) if thinks else (),
+        total=total,
+        must_answer=thinks and draw(st.booleans()),
+        pause=thinks and draw(st.booleans()),
+        extension=(8, 6, 8, 6) if thinks else (),
+        extensions=draw(st.integers(0, 3)) if thinks else 0,
+    )
+    limit = min(allowed.thought if allowed.thought is not None else 90, (total or 130) - 30)
+    cuts = tuple(sorted(draw(st.sets(st.integers(1, max(limit - 1, 1)), max_size=2)))) if thinks and limit > 1 else ()
+    temperature = draw(st.sampled_from([0.0, 1.0, 1.5]))
+    return Request(
+        prompt_ids=(3, 4, draw(st.integers(5, 6))),
+        budget=allowed,
+        n=draw(st.integers(1, 4)),
+        seed=draw(small),
+        sampling=Sampling(temperature=temperature),
+        cuts=cuts,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(requests(), min_size=1, max_size=5))
+def test_rollouts_are_those_of_steps_of_one_token(asked: list[Request]):
+    def rollouts(burst: int) -> list[list[Rollout]]:
+        sampler = engine(rows=6, context=128, end=23, burst=burst)
+        futures = [sampler.submit(each) for each in asked]
+        return [future.result() for future in futures]
+
+    singly, bursts = rollouts(0), rollouts(BURST)
+    for one, many in zip(itertools.chain(*singly), itertools.chain(*bursts), strict=True):
+        assert same(one, many)
+        assert one.budget == many.budget
+        assert (one.sample, one.versions.tolist()) == (many.sample, many.versions.tolist())
+        assert one.sampled.tolist() == many.sampled.tolist()
+        assert one.logprobs.tolist() == many.logprobs.tolist()
+
+
+def test_a_step_decodes_what_there_is_time_for_and_ends_when_a_request_comes(monkeypatch):
+    sampler = engine()
+    sampler.submit(request(thought=100, seed=8))
+    limits, counts = sampler._sampling, []
+
+    def comes_late(at: Order) -> kernels.Sampling:
+        if len(counts) == 2:
+            sampler.submit(request())
+        return limits(at)
+
+    monkeypatch.setattr(sampler, "_sampling", comes_late)
+    for _ in range(4):
+        sampler.step()
+        counts.append(int(sampler.rows.count[0]))
+    assert counts == [17, 33, 34, 50]
+
+
 def test_samples_of_a_request_are_numbered():
     together = engine().submit(request(n=5, seed=4)).result()
     assert [r.sample for r in together] == [0, 1, 2, 3, 4]
@@ -165,7 +237,7 @@ def test_a_response_is_carried_on_from_all_that_is_told_as_if_it_had_not_been_cu
     for seed in range(8):
         asked = Request(prompt_ids=(3, 4, 5), budget=LIMITS[limit], seed=seed)
         told: list[Progress] = []
-        sampler = engine(end=23)
+        sampler = engine(end=23, burst=0)
         pending = sampler.submit(asked, told.append)
         while not pending.done():
             sampler.step()
@@ -271,7 +343,7 @@ def test_an_extension_is_told_as_a_whole_and_gives_way_to_answering_now():
     whole = next(r for r in every if r.sampled[:3].all() and not r.sampled[: r.thought_tokens].all())
     at = int(np.flatnonzero(~whole.sampled)[0])
     told: list[Progress] = []
-    sampler = engine()
+    sampler = engine(burst=0)
     pending = sampler.submit(extended(40, 100, whole.seed), told.append)
     for _ in range(at):  # a request's first token comes with its start, in the same step as its second
         sampler.step()
@@ -368,7 +440,7 @@ def test_the_first_token_is_told_at_once():
 
 
 def test_prompts_beyond_a_steps_share_wait_for_the_next_step():
-    sampler = engine()
+    sampler = engine(burst=0)
     sampler.prefill_tokens = 5
     asked = [request((3, 4, 5 + i), seed=i) for i in range(5)]
     pending = [sampler.submit(one) for one in asked]
@@ -382,7 +454,7 @@ def test_prompts_beyond_a_steps_share_wait_for_the_next_step():
 
 
 def test_prompts_go_first_while_rows_are_patient():
-    sampler = engine()
+    sampler = engine(burst=0)
     sampler.prefill_tokens, sampler.patience_s = 5, 3600.0
     asked = [request((3, 4, 5 + i), seed=i) for i in range(5)]
     pending = [sampler.submit(one) for one in asked]
@@ -426,7 +498,7 @@ def test_an_end_token_in_the_thought_can_be_made_to_end_the_thought_alone():
 
 
 def test_a_thought_under_way_or_not_begun_can_be_told_to_answer():
-    one = engine(rows=1, end=23)
+    one = engine(rows=1, end=23, burst=0)
     running, waiting = (one.submit(request(thought=90, seed=seed)) for seed in (3, 4))
     one.step()
     for pending in (running, waiting):
@@ -439,7 +511,7 @@ def test_a_thought_under_way_or_not_begun_can_be_told_to_answer():
 
 
 def test_one_sample_can_be_ended():
-    sampler = engine(end=23)
+    sampler = engine(end=23, burst=0)
     pending = sampler.submit(request(thought=50, n=3, seed=5))
     sampler.step()
     pending.end(1)
@@ -511,7 +583,7 @@ def test_an_answer_at_a_cut_is_held_to_the_constraint_too():
 
 @pytest.mark.parametrize("steps", [6, 7, 9])  # within the closing, at its end, within the answer
 def test_what_is_recalled_while_it_answers_at_a_cut_is_the_thought_alone(steps: int):
-    sampler = engine(end=23)
+    sampler = engine(end=23, burst=0)
     whole = sampler.submit(request(seed=1, thought=50)).result()[0]
     pending = sampler.submit(request(seed=1, thought=50, cuts=(5,)))
     for _ in range(steps):
@@ -552,7 +624,7 @@ def test_cancelling_ends_waiting_and_running_requests():
 def test_what_is_recalled_is_given_back_as_far_as_it_is():
     asked = [request(n=2, thought=thought, seed=seed) for seed, thought in enumerate((2, 60, 60))]
     whole = [engine(end=23).submit(each).result() for each in asked]
-    crowded = engine(rows=3, end=23)
+    crowded = engine(rows=3, end=23, burst=0)
     first, cut, waiting = map(crowded.submit, asked)
     while not first.done():
         crowded.step()

@@ -4,11 +4,13 @@ from steep.models.kernels.build import multiplies_bf16, status
 from steep.models.kernels.decoding import (
     FusedWeights,
     LayerWeights,
+    Sampling,
     cache,
     can_decode,
     fused_decode,
     fused_draw,
     fused_prefill,
+    fused_sample,
     panels,
 )
 from steep.models.kernels.ops import (
@@ -24,12 +26,14 @@ from steep.models.kernels.ops import (
 __all__ = [
     "FusedWeights",
     "LayerWeights",
+    "Sampling",
     "cache",
     "can_decode",
     "compiled",
     "fused_decode",
     "fused_draw",
     "fused_prefill",
+    "fused_sample",
     "head",
     "multiplies_bf16",
     "packed_attention",

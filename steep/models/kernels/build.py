@@ -49,6 +49,7 @@ SIGNATURES: dict[str, tuple[str, type[ctypes.c_bool] | None]] = {
     "decode": ("ppip", ctypes.c_bool),
     "prefill": ("pipppip", ctypes.c_bool),
     "draw": ("iiippppp", None),
+    "sample": ("ppip", ctypes.c_bool),
     "token_logprobs": ("iippppp", ctypes.c_bool),
     "token_logprobs_backward": ("iippppp", None),
 }

@@ -294,34 +294,47 @@ bool large(const Decoder& d) {
   return d.layers * layer_size * d.size * int64_t(sizeof(S)) > LARGE;
 }
 
-// The next token of every row of a batch: logits [count, vocabulary rounded up to W].
+// Logits [rows, vocabulary rounded up to W] of the next token of rows [first, last) of a batch.
 template <class S>
-bool decode(const Decoder* decoder, const Batch* whole, int64_t threads, float* logits) {
-  const Decoder& d = *decoder;
-  const Batch& batch = *whole;
-  const int64_t rows = batch.count;
-  if (!within(batch.ids, rows, d.vocabulary) || !within(batch.positions, rows, d.positions) ||
-      !within(batch.rows, rows, d.rows))
-    return false;
-  for (int64_t i = 0; i < rows; i++)
-    if (batch.positions[i] < batch.prefix_lengths[i] || batch.positions[i] - batch.prefix_lengths[i] >= d.blocks * W)
-      return false;
+void next(const Decoder& d, const Batch& batch, int64_t first, int64_t last, float* logits) {
+  const auto runs = runs_of(batch, first, last);
+  const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, Left<S>* mixed) {
+    each(runs.size() * d.kv_heads, [&](int64_t item) {
+      const Run run = runs[item / d.kv_heads];
+      const int64_t at = run.first - first;
+      attend<S>(d, index, batch, run, item % d.kv_heads, qkv + at * qkv_row, qkv_row,
+                mixed + at * d.heads * d.head_size);
+    });
+  };
+  const auto* normed = through_layers<S>(d, last - first, embed<S>(d, last - first, batch.ids + first), mix);
+  logits_of<S>(d, last - first, normed, logits);
+}
+
+// Whether each row of a batch has room for so many tokens.
+bool fits(const Decoder& d, const Batch& batch, const int64_t* tokens) {
+  if (!within(batch.ids, batch.count, d.vocabulary) || !within(batch.rows, batch.count, d.rows)) return false;
+  for (int64_t i = 0; i < batch.count; i++) {
+    const int64_t end = batch.positions[i] + (tokens ? tokens[i] : 1), prefix = batch.prefix_lengths[i];
+    if (batch.positions[i] < std::max<int64_t>(prefix, 0) || end > d.positions || end - prefix > d.blocks * W) return false;
+  }
+  return true;
+}
+
+// work(first, last) for the rows that go through the layers together.
+template <class S, class Work>
+void each_block(const Decoder& d, int64_t rows, int64_t threads, const Work& work) {
   // Half of the few are a thread's: with more, waiting for each other costs more than reading all weights twice.
   const bool together = 2 * rows < FEW * threads || large<S>(d);
   const int64_t step = together ? rows : std::min(BLOCK, divide_up(rows, threads));
-  each(divide_up(rows, step), [&](int64_t block) {
-    const int64_t first = block * step, last = std::min(rows, first + step);
-    const auto runs = runs_of(batch, first, last);
-    const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, Left<S>* mixed) {
-      each(runs.size() * d.kv_heads, [&](int64_t item) {
-        const Run run = runs[item / d.kv_heads];
-        const int64_t at = run.first - first;
-        attend<S>(d, index, batch, run, item % d.kv_heads, qkv + at * qkv_row, qkv_row,
-                  mixed + at * d.heads * d.head_size);
-      });
-    };
-    const auto* normed = through_layers<S>(d, last - first, embed<S>(d, last - first, batch.ids + first), mix);
-    logits_of<S>(d, last - first, normed, logits + first * round_up(d.vocabulary, W));
+  each(divide_up(rows, step), [&](int64_t block) { work(block * step, std::min(rows, (block + 1) * step)); });
+}
+
+// The next token of every row of a batch: logits [count, vocabulary rounded up to W].
+template <class S>
+bool decode(const Decoder* decoder, const Batch* batch, int64_t threads, float* logits) {
+  if (!fits(*decoder, *batch, nullptr)) return false;
+  each_block<S>(*decoder, batch->count, threads, [&](int64_t first, int64_t last) {
+    next<S>(*decoder, *batch, first, last, logits + first * round_up(decoder->vocabulary, W));
   });
   return true;
 }
@@ -385,36 +398,115 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
   return true;
 }
 
-// A token for each row by inverse transform sampling from softmax(logits / temperature) with a number in [0, 1), and
-// its log-probability. Temperature 0: the most likely token, and its log-probability at temperature 1.
+struct Drawn {
+  int64_t id;
+  float logprob;
+};
+
+// A token by inverse transform sampling from softmax(logits / temperature) with a number in [0, 1), and its
+// log-probability. Temperature 0: the most likely token, and its log-probability at temperature 1.
+Drawn draw_one(int64_t size, const float* logits, float temperature, double uniform) {
+  const float inverse = temperature == 0 ? 1.0f : 1.0f / temperature;
+  const int64_t vectors = divide_up(size, W);
+  float* weights = scratch(SCORES, vectors * W);
+  for (int64_t i = 0; i < size; i++) weights[i] = logits[i] * inverse;
+  float most;
+  const float sum = exponentials(weights, size, vectors, most);
+  int64_t chosen = 0;
+  if (temperature == 0) {
+    chosen = std::max_element(logits, logits + size) - logits;
+  } else {
+    double left = uniform * sum;
+    int64_t at = 0;
+    for (; at < vectors - 1; at++) {  // the vector in which the running sum passes the target, then the number in it
+      const float here = across(load(weights + at * W), [](float a, float b) { return a + b; });
+      if (left < here) break;
+      left -= here;
+    }
+    for (int64_t i = at * W; i < size; i++) {
+      if (weights[i] == 0) continue;
+      chosen = i;
+      left -= weights[i];
+      if (left < 0) break;
+    }
+  }
+  return {chosen, logits[chosen] * inverse - most - std::log(sum)};
+}
+
+// A row's share of a thread's work is counted as so many numbers.
+constexpr int64_t DRAWN = 8;
+
 void draw(int64_t rows, int64_t size, int64_t row_size, const float* logits, const float* temperature,
           const double* uniform, int64_t* ids, float* logprobs) {
-  each_row(rows, 8 * size, [=](int64_t row) {  // as long as so many numbers of other work
-    const float *x = logits + row * row_size, inverse = temperature[row] == 0 ? 1.0f : 1.0f / temperature[row];
-    const int64_t vectors = divide_up(size, W);
-    float* weights = scratch(SCORES, vectors * W);
-    for (int64_t i = 0; i < size; i++) weights[i] = x[i] * inverse;
-    float most;
-    const float sum = exponentials(weights, size, vectors, most);
-    int64_t chosen = 0;
-    if (temperature[row] == 0) {
-      chosen = std::max_element(x, x + size) - x;
-    } else {
-      double left = uniform[row] * sum;
-      int64_t at = 0;
-      for (; at < vectors - 1; at++) {  // the vector in which the running sum passes the target, then the number in it
-        const float here = across(load(weights + at * W), [](float a, float b) { return a + b; });
-        if (left < here) break;
-        left -= here;
-      }
-      for (int64_t i = at * W; i < size; i++) {
-        if (weights[i] == 0) continue;
-        chosen = i;
-        left -= weights[i];
-        if (left < 0) break;
-      }
-    }
-    ids[row] = chosen;
-    logprobs[row] = x[chosen] * inverse - most - std::log(sum);
+  each_row(rows, DRAWN * size, [=](int64_t row) {
+    const Drawn drawn = draw_one(size, logits + row * row_size, temperature[row], uniform[row]);
+    ids[row] = drawn.id, logprobs[row] = drawn.logprob;
   });
+}
+
+uint64_t mix_bits(uint64_t x) {  // splitmix64 (Steele et al. 2014), as engines/sampling.py has it
+  x += 0x9E3779B97F4A7C15u;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+// Of each row of a batch: how its tokens are drawn, the tokens that it is forced to take first, and when it stops: after
+// `limit` tokens, or when it draws one that `ends` has or its own `close`. All stop once `halt` is not 0.
+struct Sampling {
+  int64_t steps;  // no limit is above
+  const float* temperature;
+  const uint64_t* streams;   // of random numbers
+  const int64_t* counters;   // which of them is next
+  const int64_t *limits, *closes;
+  const int64_t* forced;     // [count, steps], below 0 where a token is drawn
+  const bool* ends;          // [vocabulary]
+  const volatile int32_t* halt;
+  int64_t *made, *ids;       // how many tokens each row took, at least one; [count, steps]
+  float* logprobs;           // [count, steps], 0 of forced tokens
+};
+
+// Tokens of every row of a batch, one after the other, until it stops. Rows are decoded only as long as they go on, and
+// those of one block do not wait for those of another.
+template <class S>
+bool sample(const Decoder* decoder, const Batch* whole, int64_t threads, const Sampling* sampling) {
+  const Decoder& d = *decoder;
+  const Sampling& s = *sampling;
+  if (!fits(d, *whole, s.limits)) return false;
+  const int64_t logit_row = round_up(d.vocabulary, W);
+  each_block<S>(d, whole->count, threads, [&](int64_t first, int64_t last) {
+    const auto part = [=](const auto* column) { return std::vector(column + first, column + last); };
+    auto rows = part(whole->rows), ids = part(whole->ids), positions = part(whole->positions);
+    auto prefix_lengths = part(whole->prefix_lengths);
+    auto prefixes = part(whole->prefixes);
+    std::vector<int64_t> going(last - first);  // which rows of the batch they are
+    for (int64_t i = first; i < last; i++) going[i - first] = i;
+    int64_t count = going.size();
+    float* logits = scratch(LOGITS, count * logit_row);
+    for (int64_t step = 0; count > 0; step++) {
+      const Batch batch{count, rows.data(), ids.data(), positions.data(), prefix_lengths.data(), prefixes.data()};
+      next<S>(d, batch, 0, count, logits);
+      each_row(count, DRAWN * d.vocabulary, [&](int64_t i) {
+        const int64_t row = going[i], at = row * s.steps + step;
+        const double uniform = double(mix_bits(s.streams[row] ^ uint64_t(s.counters[row] + step)) >> 11) * 0x1p-53;
+        const Drawn drawn = s.forced[at] >= 0
+                                ? Drawn{s.forced[at], 0.0f}
+                                : draw_one(d.vocabulary, logits + i * logit_row, s.temperature[row], uniform);
+        s.ids[at] = drawn.id, s.logprobs[at] = drawn.logprob;
+      });
+      const bool halt = *s.halt != 0;
+      int64_t kept = 0;
+      for (int64_t i = 0; i < count; i++) {
+        const int64_t row = going[i], at = row * s.steps + step, id = s.ids[at];
+        s.made[row] = step + 1;
+        const bool over = s.forced[at] < 0 && (s.ends[id] || id == s.closes[row]);
+        if (halt || over || step + 1 >= s.limits[row]) continue;
+        going[kept] = row, rows[kept] = rows[i], ids[kept] = id, positions[kept] = positions[i] + 1;
+        prefix_lengths[kept] = prefix_lengths[i], prefixes[kept] = prefixes[i];
+        kept++;
+      }
+      count = kept;
+    }
+  });
+  return true;
 }

@@ -121,8 +121,37 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
 
 
+SAMPLING = ("temperature", "stream", "counter", "limit", "close", "forced", "ends", "halt", "made", "ids", "logprobs")
+SAMPLED_AS = (np.float32, np.uint64, np.int64, np.int64, np.int64, np.int64, np.bool_, np.int32)  # what goes in
+
+
+class SamplingPointers(ctypes.Structure):
+    _fields_ = [("steps", ctypes.c_int64), *((name, ctypes.c_void_p) for name in SAMPLING)]
+
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rows go on in one call, and when each of them stops."""
+
+    temperature_B: Floats
+    stream_B: NDArray[np.uint64]
+    """Of random numbers, as `engines.sampling.streams` begins them."""
+    counter_B: Ints
+    """Which number of the stream is next."""
+    limit_B: Ints
+    """Tokens at most; one at least is sampled."""
+    close_B: Ints
+    """A token that the row stops after, -1 for none."""
+    forced_BT: Ints
+    """Tokens that it takes first, -1 where it draws them; T is at least each limit."""
+    ends_V: NDArray[np.bool_]
+    """The tokens that every row stops after. Those that are forced stop nobody."""
+    halt: NDArray[np.int32]
+    """One number; when it is not 0, all rows stop after their next token. Any thread may set it at any time."""
 
 
 def fused_decode(
@@ -133,17 +162,38 @@ def fused_decode(
     Positions count from the start of the prefix, a row's own tokens are kept in row rows_B of the cache, and prefixes_B
     are addresses of what `fused_prefill` made; rows that follow one another and share one read it once.
     """
-    arrays = [np.ascontiguousarray(x, np.int64) for x in (rows_B, ids_B, positions_B, prefix_lengths_B, prefixes_B)]
-    if any(x.shape != rows_B.shape for x in arrays):
-        raise ValueError("each row needs its place in the cache, token, position, prefix length and prefix")
-    batch = BatchPointers(len(rows_B), *(x.ctypes.data for x in arrays))
     logits_BV = torch.empty(len(rows_B), weights.logit_row)
-    done = kernel("decode", weights.dtype)(
-        ctypes.addressof(weights.pointers), ctypes.addressof(batch), torch.get_num_threads(), logits_BV.data_ptr()
-    )
-    if not done:
-        raise IndexError("a row, token or position is beyond the cache, the vocabulary or the context")
+    _decode("decode", weights, (rows_B, ids_B, positions_B, prefix_lengths_B, prefixes_B), logits_BV.data_ptr())
     return logits_BV[:, : weights.vocabulary]
+
+
+def fused_sample(weights: FusedWeights, batch: Sequence[Ints], sampling: Sampling) -> tuple[Ints, Ints, Floats]:
+    """Go on with rows, the arrays of which are those that `fused_decode` takes, until each of them stops.
+
+    How many tokens each took, these ids_BT, and logprobs_BT under what they were drawn from, as `fused_draw` has them.
+    """
+    rows, steps = sampling.forced_BT.shape
+    given = [np.ascontiguousarray(x, dtype) for x, dtype in zip(vars(sampling).values(), SAMPLED_AS, strict=True)]
+    if any(len(x) != rows for x in given[:6]) or sampling.limit_B.max(initial=0) > steps:
+        raise ValueError("each row needs all of its columns, and room for its tokens")
+    if len(sampling.ends_V) != weights.vocabulary or sampling.forced_BT.max(initial=0) >= weights.vocabulary:
+        raise ValueError("the tokens that are forced and those that end a row are of the vocabulary")
+    made_B, ids_BT = np.empty(rows, np.int64), np.zeros((rows, steps), np.int64)
+    logprobs_BT = np.zeros((rows, steps), np.float32)
+    pointers = SamplingPointers(steps, *(x.ctypes.data for x in (*given, made_B, ids_BT, logprobs_BT)))
+    _decode("sample", weights, batch, ctypes.addressof(pointers))
+    return made_B, ids_BT, logprobs_BT
+
+
+def _decode(name: str, weights: FusedWeights, batch: Sequence[Ints], last: int) -> None:
+    arrays = [np.ascontiguousarray(x, np.int64) for x in batch]
+    rows = len(arrays[0])
+    if any(x.shape != (rows,) for x in arrays):
+        raise ValueError("each row needs its place in the cache, token, position, prefix length and prefix")
+    pointers = BatchPointers(rows, *(x.ctypes.data for x in arrays))
+    addresses = ctypes.addressof(weights.pointers), ctypes.addressof(pointers)
+    if not kernel(name, weights.dtype)(*addresses, torch.get_num_threads(), last):
+        raise IndexError("a row, token or position is beyond the cache, the vocabulary or the context")
 
 
 def fused_prefill(weights: FusedWeights, sequences: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:

@@ -53,6 +53,7 @@ EXPORT(token_logprobs)
 EXPORT(token_logprobs_backward)
 EXPORT(decode)
 EXPORT(prefill)
+EXPORT(sample)
 decltype(&draw) draw_f32 = &draw;
 
 }  // extern "C"
