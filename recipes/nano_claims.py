@@ -64,8 +64,10 @@ SFT_TOKENS = 1100  # the longest demonstration that is seen whole
 CUT_SHARE = 0.05
 TOLD_SHARE = 0.4
 RL_TOLD_SHARE = 0.2
-RL_STEPS = 160
-RL_GROUPS = 32
+RL_STEPS = 200
+RL_GROUPS = 40
+NONE_SHARE = 0.2
+FULL_SHARE = 0.08
 RL_RATE = 1.2e-3
 LATE = 1.0
 THOUGHT = (16, 1024)
@@ -141,7 +143,13 @@ def pipeline(seed: int, tasks: tuple[Share, ...], evals: tuple[Suite, ...], part
             groups_per_step=RL_GROUPS,
             algorithm=replace(cispo(), late=LATE),
             eval_every=max(1, steps(RL_STEPS) // 3),
-            rollouts=RolloutConfig(thought=THOUGHT, full_share=0.1, answer=ANSWER, told_share=RL_TOLD_SHARE),
+            rollouts=RolloutConfig(
+                thought=THOUGHT,
+                full_share=FULL_SHARE,
+                none_share=NONE_SHARE,
+                answer=ANSWER,
+                told_share=RL_TOLD_SHARE,
+            ),
             policy=PolicyConfig(optimizer=annealed, autocast=True),
         ),
         watch=WATCHED,
