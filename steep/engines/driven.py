@@ -120,7 +120,7 @@ class DrivenEngine(ABC):
 
     @abstractmethod
     def step(self) -> None:
-        """Start what fits, sample one token in every active row, retire what is done."""
+        """Start what fits, sample a token or a few in every active row, retire what is done."""
 
     @abstractmethod
     def tell(self) -> None:

@@ -2,8 +2,8 @@
 
     submit -> waiting jobs -> prefill (a prompt once, however many samples) -> rows of the cache -> decode -> rollouts
 
-One `step` starts what fits, decodes one token in every active row, and retires the rows that are done. Whoever waits
-for a future drives the engine; there is no thread behind it. What happens to a row is decided by token ids alone,
+One `step` starts what fits, decodes a token or a few in every active row, and retires the rows that are done. Whoever
+waits for a future drives the engine; there is no thread behind it. What happens to a row is decided by token ids alone,
 beginning after the prompt, so nothing a user writes can change it.
 """
 

@@ -17,6 +17,7 @@ from functools import partial
 
 from steep.engines import DrivenEngine, NativeEngine
 from steep.engines.driven import Pending
+from steep.engines.native import BURST
 from steep.types import Progress, Request
 
 PREFILL_TOKENS = 128
@@ -24,6 +25,8 @@ PREFILL_TOKENS = 128
 PATIENCE_S = 0.05
 """A token may come so much later because others get their first: nobody sees it, and the last of a burst of prompts
 wait a third less."""
+SERVED_BURST = BURST // 4
+"""A row that is done waits for the end of its step, and somebody for the row."""
 TELL_S, TELL_ROW_S, TELL_MOST_S = 0.02, 0.002, 0.2
 """Time between two batches: the second for each active row (a chunk costs about 90 us of a core, and the engine's other
 threads wait for it), but neither less than the first nor more than the third."""
@@ -36,6 +39,7 @@ class Driver:
         self.engine = engine
         if isinstance(engine, NativeEngine):
             engine.prefill_tokens, engine.patience_s = PREFILL_TOKENS, PATIENCE_S
+            engine.burst = min(engine.burst, SERVED_BURST)
         self.on_failure: Callable[[], None] = lambda: None
         """Called in the event loop if the engine fails."""
         self.failed = False

@@ -37,29 +37,26 @@ CLOSING = 2
 """Tokens that end a thought: one of phrase, and the end-of-thought token."""
 
 
-def tiny(endless, head_dim=HEAD):
+def tiny(endless, head_dim=HEAD, **shape):
     """A model of random weights; an endless one writes ASCII and no control tokens, so that only limits end it."""
     config = replace(compact(), closing="!", answer=24)
     template = Template(Tokenizer.train(["make 24"], 300, config.control), config)
-    shape = ModelConfig(
+    small = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 32}
+    made = ModelConfig(
         vocab_size=template.tokenizer.vocab_size,
-        hidden_size=32,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=2,
         head_dim=head_dim,
-        intermediate_size=32,
         max_positions=4096,
         tied_embeddings=False,
+        **(small | shape),
     )
-    model = Transformer(shape)
+    model = Transformer(made)
     initialise(model, torch.Generator().manual_seed(0))
     if endless:
         with torch.no_grad():
             model.embedding.weight[:, 0] = 4  # then every hidden state has a large first entry
             model.head.weight.mul_(30)
             model.head.weight[:, 0] = -20
-            tokens = [template.tokenizer.token_bytes(id) for id in range(shape.vocab_size)]
+            tokens = [template.tokenizer.token_bytes(id) for id in range(made.vocab_size)]
             plain = [id for id, token in enumerate(tokens) if token and min(token) >= 0x20 and max(token) < 0x7F]
             model.head.weight[plain, 0] = 0
     return LoadedModel(model, template, Path("tiny"), "tiny")
@@ -137,6 +134,8 @@ class Client:
     def break_engine(self):
         engine = self.model.driver.engine
         (engine._llm if VLLM else engine.decoder).step = None
+        if not VLLM:
+            engine.decoder.sample = None
 
     def begin(self, path, body):
         """A connection that has asked and reads nothing yet."""
@@ -187,18 +186,21 @@ def serving(
     rows=8,
     context=CONTEXT,
     token_s=0.0,
+    singly=False,
     names=("tiny",),
     store=IN_MEMORY,
     chunked=False,
     **config,
 ):
-    """`token_s` is what each token takes at least."""
+    """`token_s` is what each token takes at least; `singly`: the engine makes no more than one of a row in a step."""
     models = []
     for name in names:
         loaded = replace(tiny(endless), name=name)
         engine = new_engine(loaded, NativeConfig(rows=rows, context=context), chunked)
+        if (token_s or singly) and not VLLM:
+            engine.burst = 0
         if token_s:
-            engine.decoder.step = slowed(engine.decoder.step, token_s)
+            engine.decoder.sample = slowed(engine.decoder.sample, token_s)
         models.append(ServedModel(loaded, engine))
     settings = ServerConfig(**config)
     app = create_app(models, settings, Store(store_url(str(store)), settings.stored))

@@ -71,7 +71,7 @@ def test_a_stream_is_taken_up_after_any_event(endless, background):
 
 
 def test_a_stream_is_taken_up_while_it_is_made_and_a_client_that_goes_ends_nothing():
-    with serving(endless=True, context=4096) as client:
+    with serving(endless=True, context=4096, singly=True) as client:
         first = client.begin("/v1/responses", {"model": "tiny", "stream": True} | LONG)
         said = b""
         while b"reasoning_text.delta" not in said:
@@ -106,7 +106,7 @@ def thought_so_far(client, id):
 
 
 def test_one_under_way_and_one_in_the_queue_are_ended():
-    with serving(endless=True, context=4096, rows=2) as client:
+    with serving(endless=True, context=4096, singly=True, rows=2) as client:
         running, other, waiting = [begin(client, **LONG) for _ in range(3)]  # a row stays free
         client.wait(lambda: thought_so_far(client, running))
         statuses = [client.get(f"/v1/responses/{id}")[1]["status"] for id in (running, other, waiting)]
@@ -180,7 +180,7 @@ def test_responses_are_there_after_a_restart(tmp_path):
 
 @pytest.mark.parametrize(("chunked", "context"), [(False, 4096), (True, 256)])
 def test_a_server_that_stops_leaves_its_work_to_the_next(tmp_path, chunked, context):
-    options = {"endless": True, "context": context, "chunked": chunked, "store": tmp_path / "a.db"}
+    options = {"endless": True, "context": context, "chunked": chunked, "singly": True, "store": tmp_path / "a.db"}
     asked = {"input": "x", "thinking_token_budget": 2000}
     with serving(**options, drain_s=0) as client:
         engine = client.model.driver.engine
@@ -362,7 +362,7 @@ def command(directory, url, rows=4):
 
 @pytest.fixture
 def model(tmp_path):
-    loaded = tiny(endless=True)
+    loaded = tiny(endless=True, hidden_size=512, intermediate_size=512, num_layers=6)  # seconds for 3,000 tokens
     save_model(tmp_path / "tiny", loaded.model, loaded.template)
     return tmp_path / "tiny"
 

@@ -10,6 +10,7 @@ import math
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,7 +174,9 @@ def fused_sample(weights: FusedWeights, batch: Sequence[Ints], sampling: Samplin
     How many tokens each took, these ids_BT, and logprobs_BT under what they were drawn from, as `fused_draw` has them.
     """
     rows, steps = sampling.forced_BT.shape
-    given = [np.ascontiguousarray(x, dtype) for x, dtype in zip(vars(sampling).values(), SAMPLED_AS, strict=True)]
+    given: list[NDArray[Any]] = [
+        np.ascontiguousarray(x, dtype) for x, dtype in zip(vars(sampling).values(), SAMPLED_AS, strict=True)
+    ]
     if any(len(x) != rows for x in given[:6]) or sampling.limit_B.max(initial=0) > steps:
         raise ValueError("each row needs all of its columns, and room for its tokens")
     if len(sampling.ends_V) != weights.vocabulary or sampling.forced_BT.max(initial=0) >= weights.vocabulary:
