@@ -162,6 +162,20 @@ def test_a_row_is_bitwise_the_same_in_any_company_and_on_any_number_of_threads(d
 
 
 @compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_others_left_in_the_cache_is_never_seen(dtype):
+    network, rng = model("qwen3", dtype), np.random.default_rng(0)
+    clean, littered = (Sequences(FusedDecoder, network, rows=3) for _ in range(2))
+    littered.decoder.cache.fill_(torch.nan)
+    for ids in prompts(rng, 50, 7, 16, 30):
+        clean.start(ids)
+        littered.start(ids)
+    for _ in range(20):
+        tokens = rng.integers(0, 50, 3)
+        assert torch.equal(clean.step(tokens), littered.step(tokens))
+
+
+@compiled
 def test_new_weights_keep_the_cache():
     network, rng = model("qwen3"), np.random.default_rng(0)
     rows = Sequences(FusedDecoder, network, rows=2)
