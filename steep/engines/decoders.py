@@ -97,12 +97,12 @@ class FusedDecoder:
         return order, kernels.fused_decode(self.weights, *self._batch(order, ids_B, positions_B))
 
     def sample(
-        self, ids_B: Ints, positions_B: Ints, sampling: Callable[[Order], kernels.Sampling]
+        self, ids_B: Ints, positions_B: Ints, stretch: Callable[[Order], kernels.Stretch]
     ) -> tuple[Order, tuple[Ints, Ints, Floats]]:
-        """As `step`, and on until each row stops: what `kernels.fused_sample` returns."""
+        """As `step`, and on as far as `stretch` has it for rows in their order: what `kernels.fused_sample` returns."""
         assert self.weights is not None
         order = self._order(len(ids_B))
-        return order, kernels.fused_sample(self.weights, self._batch(order, ids_B, positions_B), sampling(order))
+        return order, kernels.fused_sample(self.weights, self._batch(order, ids_B, positions_B), stretch(order))
 
     def _batch(self, order: Order, ids_B: Ints, positions_B: Ints) -> list[Ints]:
         state = (self.slots, ids_B, positions_B, self.prefix_lengths, self.addresses)

@@ -23,7 +23,7 @@ from steep.engines.decoders import FusedDecoder, Order, Prefix, decoder
 from steep.engines.driven import DrivenEngine, Job, Pending, Sink
 from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
-from steep.models.kernels import Sampling
+from steep.models.kernels import Stretch
 from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
 from steep.types import Constraint, Progress, Receipt, Request, Rollout, Stop
@@ -352,6 +352,7 @@ class NativeEngine(DrivenEngine):
 
     def _decode(self) -> None:
         rows, n = self.rows, self.active
+        # Constraints and top_p are kept in Python, one token after another.
         masked = rows.constrained[:n] & ~rows.thinking[:n]
         if isinstance(self.decoder, FusedDecoder) and not masked.any() and (rows.top_p[:n] == 1).all():
             self._decode_on(self.decoder)
@@ -365,7 +366,7 @@ class NativeEngine(DrivenEngine):
     def _decode_on(self, decoder: FusedDecoder) -> None:
         """Several tokens a row in one call: up to one that `_advance` has something to decide about."""
         rows, at = self.rows, slice(0, self.active)
-        order, drawn = decoder.sample(rows.last[at], rows.position[at], self._sampling)
+        order, drawn = decoder.sample(rows.last[at], rows.position[at], self._stretch)
         made, ids, logprobs = map(np.empty_like, drawn)
         made[order], ids[order], logprobs[order] = drawn
         if made.max() > 1:
@@ -373,7 +374,7 @@ class NativeEngine(DrivenEngine):
         last = np.arange(self.active), made - 1
         self._advance(0, ids[last], logprobs[last])
 
-    def _sampling(self, at: Order) -> Sampling:
+    def _stretch(self, at: Order) -> Stretch:
         """How far each of these rows may go before something changes for it."""
         rows = self.rows
         steps = min(max(self.burst // (self.parameters * max(self.active, FEW)), 1), MAX_STEPS)
@@ -391,7 +392,7 @@ class NativeEngine(DrivenEngine):
             rest = script[forcing[i] : forcing[i] + steps]
             forced[i, : len(rest)] = rest
             limit[i] = min(limit[i], len(rest))
-        return Sampling(
+        return Stretch(
             temperature_B=rows.temperature[at],
             stream_B=rows.stream[at],
             counter_B=rows.dropped[at] + rows.count[at],

@@ -207,7 +207,7 @@ def test_sampling_is_decoding_and_drawing_until_a_row_stops(dtype, threads):
     forced = np.full((rows, steps), -1)
     forced[::3, :2], forced[::3, 1] = 7, 9
     ends = np.arange(vocabulary) == 9  # a forced 9 ends nothing
-    sampling = kernels.Sampling(
+    stretch = kernels.Stretch(
         temperature_B=np.tile([0.0, 1.0, 2.0], rows)[:rows].astype(np.float32),
         stream_B=streams(np.arange(rows), np.arange(rows)),
         counter_B=np.arange(rows) % 5,
@@ -218,29 +218,29 @@ def test_sampling_is_decoding_and_drawing_until_a_row_stops(dtype, threads):
         halt=np.zeros(1, np.int32),
     )
     torch.set_num_threads(threads)
-    order, drawn = together.decoder.sample(last, length, lambda at: taken(sampling, at))
+    order, drawn = together.decoder.sample(last, length, lambda at: taken(stretch, at))
     made, ids, logprobs = map(np.empty_like, drawn)
     made[order], ids[order], logprobs[order] = drawn
     going, reasons = np.ones(rows, np.bool_), set()
     for step in range(steps):
         logits = singly.step(last)
-        uniform = uniforms(sampling.stream_B, sampling.counter_B + step)
-        last, expected = draw(logits, sampling.temperature_B, np.ones(rows, np.float32), uniform)
+        uniform = uniforms(stretch.stream_B, stretch.counter_B + step)
+        last, expected = draw(logits, stretch.temperature_B, np.ones(rows, np.float32), uniform)
         told = forced[:, step] >= 0
         last, expected = np.where(told, forced[:, step], last), np.where(told, 0, expected)
         assert np.array_equal(ids[going, step], last[going])
         assert np.array_equal(logprobs[going, step], expected[going])
         for row in np.flatnonzero(going):
             over = not told[row] and {9: "ends", 5: "closes" if row % 2 else ""}.get(int(last[row]))
-            reason = over or (step + 1 == sampling.limit_B[row] and "limit")
+            reason = over or (step + 1 == stretch.limit_B[row] and "limit")
             assert (made[row] == step + 1) == bool(reason)
             going[row] = not reason
             reasons.add(reason)
     assert reasons == {False, "ends", "closes", "limit"}
 
 
-def taken(sampling: kernels.Sampling, at: decoders.Order) -> kernels.Sampling:
-    return replace(sampling, **{name: x[at] for name, x in vars(sampling).items() if name.endswith(("_B", "_BT"))})
+def taken(stretch: kernels.Stretch, at: decoders.Order) -> kernels.Stretch:
+    return replace(stretch, **{name: x[at] for name, x in vars(stretch).items() if name.endswith(("_B", "_BT"))})
 
 
 @compiled

@@ -201,14 +201,14 @@ def test_rollouts_are_those_of_steps_of_one_token(asked: list[Request]):
 def test_a_step_decodes_what_there_is_time_for_and_ends_when_a_request_comes(monkeypatch):
     sampler = engine()
     sampler.submit(request(thought=100, seed=8))
-    limits, counts = sampler._sampling, []
+    limits, counts = sampler._stretch, []
 
-    def comes_late(at: Order) -> kernels.Sampling:
+    def comes_late(at: Order) -> kernels.Stretch:
         if len(counts) == 2:
             sampler.submit(request())
         return limits(at)
 
-    monkeypatch.setattr(sampler, "_sampling", comes_late)
+    monkeypatch.setattr(sampler, "_stretch", comes_late)
     for _ in range(4):
         sampler.step()
         counts.append(int(sampler.rows.count[0]))

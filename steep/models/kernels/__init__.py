@@ -4,7 +4,7 @@ from steep.models.kernels.build import multiplies_bf16, status
 from steep.models.kernels.decoding import (
     FusedWeights,
     LayerWeights,
-    Sampling,
+    Stretch,
     cache,
     can_decode,
     fused_decode,
@@ -26,7 +26,7 @@ from steep.models.kernels.ops import (
 __all__ = [
     "FusedWeights",
     "LayerWeights",
-    "Sampling",
+    "Stretch",
     "cache",
     "can_decode",
     "compiled",

@@ -433,7 +433,7 @@ Drawn draw_one(int64_t size, const float* logits, float temperature, double unif
   return {chosen, logits[chosen] * inverse - most - std::log(sum)};
 }
 
-// A row's share of a thread's work is counted as so many numbers.
+// Drawing takes as long for each logit as other work for so many numbers.
 constexpr int64_t DRAWN = 8;
 
 void draw(int64_t rows, int64_t size, int64_t row_size, const float* logits, const float* temperature,
@@ -453,7 +453,7 @@ uint64_t mix_bits(uint64_t x) {  // splitmix64 (Steele et al. 2014), as engines/
 
 // Of each row of a batch: how its tokens are drawn, the tokens that it is forced to take first, and when it stops: after
 // `limit` tokens, or when it draws one that `ends` has or its own `close`. All stop once `halt` is not 0.
-struct Sampling {
+struct Stretch {
   int64_t steps;  // no limit is above
   const float* temperature;
   const uint64_t* streams;   // of random numbers
@@ -469,9 +469,9 @@ struct Sampling {
 // Tokens of every row of a batch, one after the other, until it stops. Rows are decoded only as long as they go on, and
 // those of one block do not wait for those of another.
 template <class S>
-bool sample(const Decoder* decoder, const Batch* whole, int64_t threads, const Sampling* sampling) {
+bool sample(const Decoder* decoder, const Batch* whole, int64_t threads, const Stretch* stretch) {
   const Decoder& d = *decoder;
-  const Sampling& s = *sampling;
+  const Stretch& s = *stretch;
   if (!fits(d, *whole, s.limits)) return false;
   const int64_t logit_row = round_up(d.vocabulary, W);
   each_block<S>(d, whole->count, threads, [&](int64_t first, int64_t last) {

@@ -122,12 +122,12 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
 
 
-SAMPLING = ("temperature", "stream", "counter", "limit", "close", "forced", "ends", "halt", "made", "ids", "logprobs")
-SAMPLED_AS = (np.float32, np.uint64, np.int64, np.int64, np.int64, np.int64, np.bool_, np.int32)  # what goes in
+STRETCH = ("temperature", "stream", "counter", "limit", "close", "forced", "ends", "halt", "made", "ids", "logprobs")
+STRETCH_TYPES = (np.float32, np.uint64, np.int64, np.int64, np.int64, np.int64, np.bool_, np.int32)  # what goes in
 
 
-class SamplingPointers(ctypes.Structure):
-    _fields_ = [("steps", ctypes.c_int64), *((name, ctypes.c_void_p) for name in SAMPLING)]
+class StretchPointers(ctypes.Structure):
+    _fields_ = [("steps", ctypes.c_int64), *((name, ctypes.c_void_p) for name in STRETCH)]
 
 
 Ints = NDArray[np.int64]
@@ -135,7 +135,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Stretch:
     """How rows go on in one call, and when each of them stops."""
 
     temperature_B: Floats
@@ -168,22 +168,22 @@ def fused_decode(
     return logits_BV[:, : weights.vocabulary]
 
 
-def fused_sample(weights: FusedWeights, batch: Sequence[Ints], sampling: Sampling) -> tuple[Ints, Ints, Floats]:
+def fused_sample(weights: FusedWeights, batch: Sequence[Ints], stretch: Stretch) -> tuple[Ints, Ints, Floats]:
     """Go on with rows, the arrays of which are those that `fused_decode` takes, until each of them stops.
 
     How many tokens each took, these ids_BT, and logprobs_BT under what they were drawn from, as `fused_draw` has them.
     """
-    rows, steps = sampling.forced_BT.shape
+    rows, steps = stretch.forced_BT.shape
     given: list[NDArray[Any]] = [
-        np.ascontiguousarray(x, dtype) for x, dtype in zip(vars(sampling).values(), SAMPLED_AS, strict=True)
+        np.ascontiguousarray(x, dtype) for x, dtype in zip(vars(stretch).values(), STRETCH_TYPES, strict=True)
     ]
-    if any(len(x) != rows for x in given[:6]) or sampling.limit_B.max(initial=0) > steps:
+    if any(len(x) != rows for x in given[:6]) or stretch.limit_B.max(initial=0) > steps:
         raise ValueError("each row needs all of its columns, and room for its tokens")
-    if len(sampling.ends_V) != weights.vocabulary or sampling.forced_BT.max(initial=0) >= weights.vocabulary:
+    if len(stretch.ends_V) != weights.vocabulary or stretch.forced_BT.max(initial=0) >= weights.vocabulary:
         raise ValueError("the tokens that are forced and those that end a row are of the vocabulary")
     made_B, ids_BT = np.empty(rows, np.int64), np.zeros((rows, steps), np.int64)
     logprobs_BT = np.zeros((rows, steps), np.float32)
-    pointers = SamplingPointers(steps, *(x.ctypes.data for x in (*given, made_B, ids_BT, logprobs_BT)))
+    pointers = StretchPointers(steps, *(x.ctypes.data for x in (*given, made_B, ids_BT, logprobs_BT)))
     _decode("sample", weights, batch, ctypes.addressof(pointers))
     return made_B, ids_BT, logprobs_BT
 
