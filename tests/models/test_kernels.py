@@ -199,6 +199,14 @@ def test_head(dtype):
         assert_near(kernels.head(x_ND, weight_VD), exact, torch.float32)  # whatever comes in, logits are not rounded
 
 
+def test_the_gradient_of_the_heads_weight_is_not_rounded():
+    x_ND, weight_VD = normal(90, 64, dtype=torch.bfloat16), normal(512, 64, seed=3).requires_grad_()
+    grad_NV = normal(90, 512, seed=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        kernels.head(x_ND, weight_VD).backward(grad_NV)
+    assert_near(weight_VD.grad, grad_NV.double().T @ x_ND.double(), torch.float32)
+
+
 def test_a_frozen_head_passes_gradients_on():
     x_ND, weight_VD = normal(9, 16).requires_grad_(), normal(30, 16, seed=3)
     kernels.head(x_ND, weight_VD).sum().backward()
