@@ -50,9 +50,9 @@ FURTHER_SEED = 1000  # added to a seed for demonstrations that its fine-tuning h
 
 MODEL = ModelConfig(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=384)
 MIXTURE = (
-    Share(task=Countdown(levels=(1, 3), careful=0.7), weight=6, level_weights=(3, 2)),
-    Share(task=Letters(levels=(1, 2)), weight=4),
-    Share(task=Arithmetic(), weight=4),
+    Share(task=Countdown(levels=(1, 3), careful=0.7), weight=7, level_weights=(3, 2)),
+    Share(task=Letters(levels=(1, 2)), weight=3),
+    Share(task=Arithmetic(), weight=3.5),
     Share(task=Chat(), weight=0.3),
 )
 ALONE = ("countdown", "letters", "arithmetic")
@@ -64,7 +64,7 @@ SFT_TOKENS = 1100  # the longest demonstration that is seen whole
 CUT_SHARE = 0.05
 TOLD_SHARE = 0.4
 RL_TOLD_SHARE = 0.2
-RL_STEPS = 200
+RL_STEPS = 220
 RL_GROUPS = 40
 NONE_SHARE = 0.2
 FULL_SHARE = 0.08
