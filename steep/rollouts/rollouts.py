@@ -208,10 +208,10 @@ class Rollouts:
     def _budget(self, rng: Random) -> int:
         low, high = self.config.thought
         drawn = rng.random()
-        if drawn < self.config.full_share or low == high:
-            return high
-        if drawn < self.config.full_share + self.config.none_share:
+        if drawn < self.config.none_share:
             return 0
+        if drawn < self.config.none_share + self.config.full_share or low == high:
+            return high
         return round(math.exp(rng.uniform(math.log(low), math.log(high))))
 
 

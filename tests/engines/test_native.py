@@ -198,6 +198,7 @@ def test_rollouts_are_those_of_steps_of_one_token(asked: list[Request]):
         assert one.logprobs.tolist() == many.logprobs.tolist()
 
 
+@pytest.mark.skipif(not kernels.status().startswith("compiled"), reason="the kernels do not compile here")
 def test_a_step_decodes_what_there_is_time_for_and_ends_when_a_request_comes(monkeypatch):
     sampler = engine()
     sampler.submit(request(thought=100, seed=8))

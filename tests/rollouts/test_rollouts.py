@@ -160,6 +160,7 @@ def test_budgets_are_drawn_over_the_whole_range_on_a_log_scale(template: Templat
     mixed = [supply(template, thought=(16, 512), **shares)._budget(Random(i)) for i in range(4000)]
     assert abs(np.mean(np.equal(mixed, 0)) - 0.2) < 0.02
     assert abs(np.mean(np.equal(mixed, 512)) - 0.3) < 0.02
+    assert supply(template, thought=(64, 64), none_share=1.0)._budget(Random(0)) == 0
 
 
 def test_who_gets_no_thought_is_not_told(template: Template):

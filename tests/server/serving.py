@@ -200,7 +200,8 @@ def serving(
         if (token_s or singly) and not VLLM:
             engine.burst = 0
         if token_s:
-            engine.decoder.sample = slowed(engine.decoder.sample, token_s)
+            name = "sample" if hasattr(engine.decoder, "sample") else "step"  # the latter without compiled kernels
+            setattr(engine.decoder, name, slowed(getattr(engine.decoder, name), token_s))
         models.append(ServedModel(loaded, engine))
     settings = ServerConfig(**config)
     app = create_app(models, settings, Store(store_url(str(store)), settings.stored))
