@@ -125,21 +125,27 @@ class Chunks(Pending):
             if not self.done():
                 self.set_exception(error)
             return
-        (last,) = pending.result()
-        for name, parts in self._columns[sample].items():
-            parts.append(getattr(last, name)[carried:])
-        if last.stop == "length" and last.thought_len is None:
-            step = chunk_step(self._length)
-            self._start(sample, dropped + step, tuple(last.ids[step:].tolist()))
-            return
+        last = next(iter(pending.result()), None)
+        if last is not None:
+            for name, parts in self._columns[sample].items():
+                parts.append(getattr(last, name)[carried:])
+            if last.stop == "length" and last.thought_len is None:
+                step = chunk_step(self._length)
+                self._start(sample, dropped + step, tuple(last.ids[step:].tolist()))
+                return
         whole: dict[str, Any] = {name: np.concatenate(parts) for name, parts in self._columns.pop(sample).items()}
-        self._rollouts[sample] = replace(
-            last,
-            thought_len=None if last.thought_len is None else dropped + last.thought_len,
-            budget=self._request.budget,
-            **whole,
-        )
-        if len(self._rollouts) == self._request.n:
+        if last is not None or len(whole["ids"]) > len(self._request.response_ids):
+            ended = None if last is None else last.thought_len
+            self._rollouts[sample] = Rollout(
+                prompt_ids=self._request.prompt_ids,
+                thought_len=None if ended is None else dropped + ended,
+                stop="cancelled" if last is None else last.stop,  # recalled before this chunk had a row
+                budget=self._request.budget,
+                seed=self._request.seed,
+                sample=sample,
+                **whole,
+            )
+        if not self._columns:
             self.set_result([self._rollouts[sample] for sample in sorted(self._rollouts)])
 
     def _tell(self, progress: Progress) -> None:

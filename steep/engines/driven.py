@@ -54,6 +54,13 @@ class Job:
         self.future.set_result([rollout for sample in sorted(self.done) for rollout in self.rollouts(sample)])
         self.future.job = None
 
+    def fail(self, error: Exception) -> None:
+        """End as cancelled, with an error for whoever waits."""
+        self.cancelled = True
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.job = None
+
     def end_cancelled(self) -> None:
         if not self.future.done():
             self.future.set_exception(CancelledError())
@@ -136,11 +143,13 @@ class DrivenEngine(ABC):
         """Queue a request. `sink` is called with what a sample gained: its first token, whenever `tell` is called, and
         at the sample's end.
         """
-        kept = max(len(request.budget.closing) + request.budget.answer, len(request.response_ids) + 1)
-        if len(request.prompt_ids) + kept > self.config.context or not request.prompt_ids:
+        _check(request)
+        kept = max(self._begun(request) + request.budget.answer, len(request.response_ids) + 1)
+        if len(request.prompt_ids) + kept > self.config.context:
+            begun = f", {len(request.response_ids)} of a response" if request.response_ids else ""
             raise SteepError(
-                f"a prompt of {len(request.prompt_ids)} tokens and an answer of {request.budget.answer} do not fit "
-                f"a context of {self.config.context}",
+                f"a prompt of {len(request.prompt_ids)} tokens{begun} and an answer of {request.budget.answer} do not "
+                f"fit a context of {self.config.context}",
                 "shorten the prompt or the answer's limit, or give the engine a longer context",
             )
         future = Pending(self)
@@ -168,6 +177,13 @@ class DrivenEngine(ABC):
         job.cancelled = True
         self.asked = True
 
+    def _begun(self, request: Request) -> int:
+        """Tokens of the response before its answer, at least."""
+        closing, given = request.budget.closing, request.response_ids
+        if closing and closing[-1] in given:
+            return given.index(closing[-1]) + 1
+        return len(closing) + (len(given) if closing else 0)
+
     def _thought_limit(self, request: Request) -> int:
         """The budget's thought tokens, or fewer where there would be no room left for the closing and an answer."""
         budget = request.budget
@@ -178,6 +194,20 @@ class DrivenEngine(ABC):
         """Response tokens at most."""
         room = self.config.context - len(request.prompt_ids)
         return room if request.budget.total is None else min(request.budget.total, room)
+
+
+def _check(request: Request) -> None:
+    """A SteepError says what no engine can do."""
+    if not request.prompt_ids:
+        raise SteepError("a prompt has at least one token")
+    if request.n < 1:
+        raise SteepError(f"a request has at least one sample, not {request.n}")
+    if not -(2**63) <= request.seed < 2**63:
+        raise SteepError(f"the seed {request.seed} does not fit 64 bits")
+    if list(request.cuts) != sorted(set(request.cuts)):
+        raise SteepError(f"cuts rise, and {list(request.cuts)} do not")
+    if request.budget.extensions and not request.budget.extension:
+        raise SteepError("the model's template has no words that extend a thought", "set its `extension`")
 
 
 def _tokens(progress: Progress) -> Iterator[Token]:

@@ -9,24 +9,25 @@ beginning after the prompt, so nothing a user writes can change it.
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steep.engines.decoders import FusedDecoder, Order, Prefix, decoder
-from steep.engines.driven import DrivenEngine, Job, Pending, Sink
+from steep.engines.decoders import FusedDecoder, Order, decoder
+from steep.engines.driven import DrivenEngine, Pending, Sink
+from steep.engines.rows import AT_CUT, CANCELLED, END, LENGTH, STOPS, NativeJob, Rows
 from steep.engines.sampling import draw, streams, uniforms
 from steep.errors import SteepError
 from steep.models.kernels import Stretch
 from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
-from steep.types import Constraint, Progress, Receipt, Request, Rollout, Stop
+from steep.types import Progress, Receipt, Request, Rollout, Stop
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,67 +44,6 @@ class NativeConfig:
     """`float32` or `bfloat16`: weights and cache. The head is fp32 either way."""
 
 
-@dataclass(eq=False)
-class NativeJob(Job):
-    cuts: dict[int, list[Rollout]] = field(default_factory=dict)
-    """Of each sample, what it answered at the cuts so far."""
-    returns: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """What each sample that answers at a cut goes back to."""
-    prefix: Prefix | None = None
-    logits_V: Tensor | None = None
-    constraints: dict[int, Constraint] = field(default_factory=dict)
-
-    def rollouts(self, sample: int) -> tuple[Rollout, ...]:
-        return (*self.cuts.get(sample, ()), self.done[sample])
-
-
-class Rows:
-    """What the engine knows of each row: one array entry a row, the active rows first."""
-
-    def __init__(self, rows: int, context: int) -> None:
-        def zeros(dtype: type) -> NDArray[Any]:
-            return np.zeros(rows, dtype)
-
-        self.jobs: list[NativeJob | None] = [None] * rows
-        self.stream, self.sample = zeros(np.uint64), zeros(np.int64)  # of random numbers; index among its job's samples
-        self.temperature, self.top_p = zeros(np.float32), zeros(np.float32)
-        self.position = zeros(np.int64)  # where the last token stands; the next is decoded after it
-        self.last = zeros(np.int64)  # the last token, not yet in the cache
-        self.count = zeros(np.int64)  # response tokens so far
-        self.thinking = zeros(np.bool_)
-        self.thought_left = zeros(np.int64)  # thought tokens until the interruption
-        self.cut_left = zeros(np.int64)  # thought tokens until the next cut; below 0 when none is left
-        self.aside = zeros(np.bool_)  # whether the row answers at a cut, to go back and think on
-        self.answer_left = zeros(np.int64)
-        self.total = zeros(np.int64)  # response tokens at most, 0 where only the answer has a limit
-        self.must_answer = zeros(np.bool_)
-        self.pause = zeros(np.bool_)
-        self.dropped = zeros(np.int64)
-        self.constrained = zeros(np.bool_)
-        self.think_end = np.full(rows, -1, np.int64)  # the end-of-thought token, -1 without a thought section
-        self.forcing = np.full(rows, -1, np.int64)  # index into closing and extension, -1 when nothing is forced
-        self.closing = zeros(np.int64)  # tokens of the closing: where the extension begins
-        self.extensions = zeros(np.int64)  # how often the end of the thought is still put off
-        self.thought_len = np.full(rows, -1, np.int64)
-        self.stop = zeros(np.int64)  # index into STOPS; 0 while running
-        self.watched = zeros(np.bool_)
-        self.told = zeros(np.int64)  # response tokens that the job's sink knows of
-        self.ids = np.zeros((rows, context), np.int32)
-        self.logprobs = np.zeros((rows, context), np.float32)
-        self.sampled = np.zeros((rows, context), np.bool_)
-        self.versions = np.zeros((rows, context), np.int32)
-        self.columns = [v for v in vars(self).values() if isinstance(v, np.ndarray)]
-
-    def move(self, source: int, target: int) -> None:
-        for column in self.columns:
-            column[target] = column[source]
-        self.jobs[target] = self.jobs[source]
-
-
-AT_CUT = ("count", "position", "last", "thought_left", "answer_left", "forcing", "extensions")
-"""What an answer at a cut changes, and thinking on does not know of."""
-STOPS: tuple[Stop | None, ...] = (None, "end", "length", "cancelled")
-END, LENGTH, CANCELLED = 1, 2, 3
 MAX_STEPS = 16
 """Tokens of a row at most that one step decodes."""
 BURST = 1 << 32
@@ -170,6 +110,8 @@ class NativeEngine(DrivenEngine):
             for name, parameter in own.items():
                 parameter.copy_(weights[name])
             self.decoder.load()
+            for job in self.waiting:  # what is left of it begins with these weights
+                job.prefix = None
             self.version = version
             self.receipt = Receipt(version=version, digest=digest(own))
             return self.receipt
@@ -203,7 +145,8 @@ class NativeEngine(DrivenEngine):
         with self.lock:
             self.halt[0] = 0
             while self.arrived:
-                self.waiting.append(self.arrived.popleft())
+                job = self.arrived.popleft()
+                (self.waiting.appendleft if job.request.dropped else self.waiting.append)(job)  # it had a row before
             if not self.active:
                 self.decoded_s = time.monotonic()
             self._obey()
@@ -214,8 +157,17 @@ class NativeEngine(DrivenEngine):
                 self.decoded_s = time.monotonic()
 
     def _queue(self, request: Request, future: Pending, sink: Sink | None) -> None:
-        if request.cuts and (request.cuts[-1] >= self._thought_limit(request) or sink is not None):
-            raise SteepError(f"thoughts are cut before their limit, and unwatched: {list(request.cuts)} cannot be kept")
+        beyond = [id for id in (*request.prompt_ids, *request.response_ids) if not 0 <= id < len(self.ends)]
+        if beyond:
+            raise SteepError(f"the token {beyond[0]} is none of the model's {len(self.ends)}")
+        if request.cuts and sink is not None:
+            raise SteepError(f"a thought that is told as it comes is not cut: {list(request.cuts)} cannot be kept")
+        if request.cuts and request.cuts[-1] >= (limit := self._thought_limit(request)):
+            raise SteepError(
+                f"a thought of at most {limit} tokens is not cut at {request.cuts[-1]}: the prompt has "
+                f"{len(request.prompt_ids)} tokens, the context {self.config.context}",
+                "leave out the longest budgets or the longest prompts, or give the engine a longer context",
+            )
         self.arrived.append(NativeJob(request, future, sink))
         self.halt[0] = 1
 
@@ -287,9 +239,9 @@ class NativeEngine(DrivenEngine):
         rows.watched[r] = job.sink is not None
         rows.must_answer[r], rows.pause[r] = budget.must_answer, budget.pause
         rows.dropped[r] = request.dropped
-        rows.constrained[r] = request.constraint is not None
-        if request.constraint is not None:
-            job.constraints[sample] = request.constraint()
+        self._constrain(r)
+        if sample in job.ended:
+            self.asked = True
         rows.think_end[r] = budget.closing[-1] if budget.closing else -1
         rows.closing[r], rows.extensions[r] = len(budget.closing), budget.extensions
         rows.thought_len[r] = -1
@@ -322,9 +274,8 @@ class NativeEngine(DrivenEngine):
         else:
             answered = done[max(rows.thought_len[r], 0) :].tolist()
             rows.answer_left[r] -= n if rows.total[r] else len(answered)
-            if request.constraint is not None:
-                for id in answered:
-                    self._constraint(r).advance(id)
+            for id in answered:
+                self._hold(r, id)
 
     def _await_cut(self, r: int) -> None:
         count = int(self.rows.count[r])
@@ -345,9 +296,9 @@ class NativeEngine(DrivenEngine):
         for name, value in job.returns.pop(sample).items():
             getattr(rows, name)[r] = value
         rows.aside[r], rows.thinking[r], rows.thought_len[r], rows.stop[r] = False, True, -1, 0
-        if job.request.constraint is not None:
-            job.constraints[sample] = job.request.constraint()
-        self.asked |= job.answer_now
+        self._constrain(r)
+        if job.answer_now:
+            self.asked = True
         self._await_cut(r)
 
     def _decode(self) -> None:
@@ -379,9 +330,8 @@ class NativeEngine(DrivenEngine):
         rows = self.rows
         steps = min(max(self.burst // (self.parameters * max(self.active, FEW)), 1), MAX_STEPS)
         thinking, forcing, closing = rows.thinking[at], rows.forcing[at], rows.closing[at]
-        free, extending = forcing < 0, forcing >= closing
+        free, going_on = rows.phases(at)
         limit = np.where(thinking, steps, rows.answer_left[at])
-        going_on = thinking & (free | extending)
         cut_left = rows.cut_left[at]
         np.minimum(limit, rows.thought_left[at], out=limit, where=going_on)
         np.minimum(limit, cut_left, out=limit, where=going_on & (cut_left > 0))
@@ -408,24 +358,24 @@ class NativeEngine(DrivenEngine):
         rows, at = self.rows, slice(0, self.active)
         which, step = np.nonzero(np.arange(ids.shape[1]) < more[:, None])
         where = rows.count[which] + step
-        thinking, forcing = rows.thinking[at], rows.forcing[at]
-        free, extending = forcing < 0, forcing >= rows.closing[at]
+        free, going_on = rows.phases(at)
         rows.ids[which, where], rows.logprobs[which, where] = ids[which, step], logprobs[which, step]
         rows.sampled[which, where], rows.versions[which, where] = free[which], self.version
         rows.count[at] += more
         rows.position[at] += more
-        going_on = np.where(thinking & (free | extending), more, 0)
-        rows.thought_left[at] -= going_on
-        rows.cut_left[at] -= going_on
-        rows.answer_left[at] -= np.where(thinking, 0, more)
-        forcing += np.where(free, 0, more)
+        rows.thought_left[at] -= np.where(going_on, more, 0)
+        rows.cut_left[at] -= np.where(going_on, more, 0)
+        rows.answer_left[at] -= np.where(rows.thinking[at], 0, more)
+        rows.forcing[at] += np.where(free, 0, more)
 
     def _draw(self, at: Order, logits_BV: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The next token of rows `at` and its log-probability."""
         rows = self.rows
         for i in np.flatnonzero(rows.constrained[at] & ~rows.thinking[at]).tolist():
-            allowed = self._constraint(np.arange(self.active)[at][i]).allowed()
-            logits_BV[i, torch.from_numpy(~allowed).to(self.device)] = -torch.inf
+            row = np.arange(self.active)[at][i]
+            with self._blaming(row) as job:
+                allowed = job.constraints[int(rows.sample[row])].allowed()
+                logits_BV[i, torch.from_numpy(~allowed).to(self.device)] = -torch.inf
         uniform = uniforms(rows.stream[at], rows.dropped[at] + rows.count[at])
         return draw(logits_BV, rows.temperature[at], rows.top_p[at], uniform)
 
@@ -482,7 +432,7 @@ class NativeEngine(DrivenEngine):
             self._turn_aside(first + i)
 
         for i in np.flatnonzero(rows.constrained[at] & answering).tolist():
-            self._constraint(first + i).advance(int(ids[i]))
+            self._hold(first + i, int(ids[i]))
         if rows.stop[at].any():
             self._retire()
 
@@ -548,20 +498,42 @@ class NativeEngine(DrivenEngine):
                 return
         rows.told[r] = until
         thought = until if rows.thinking[r] else max(int(rows.thought_len[r]), 0)
-        assert job.sink is not None
-        job.sink(
-            Progress(
-                sample=int(rows.sample[r]),
-                ids=rows.ids[r, since:until].copy(),
-                logprobs=rows.logprobs[r, since:until].copy(),
-                sampled=rows.sampled[r, since:until].copy(),
-                thought_len=min(max(thought - since, 0), until - since),
-                stop=stop,
-            )
+        progress = Progress(
+            sample=int(rows.sample[r]),
+            ids=rows.ids[r, since:until].copy(),
+            logprobs=rows.logprobs[r, since:until].copy(),
+            sampled=rows.sampled[r, since:until].copy(),
+            thought_len=min(max(thought - since, 0), until - since),
+            stop=stop,
         )
+        with self._blaming(r):
+            assert job.sink is not None
+            job.sink(progress)
 
-    def _constraint(self, r: int) -> Constraint:
-        return _job(self.rows.jobs[r]).constraints[int(self.rows.sample[r])]
+    def _constrain(self, r: int) -> None:
+        """Hold the row's answer to a new constraint, where its request has one."""
+        rows, request = self.rows, _job(self.rows.jobs[r]).request
+        rows.constrained[r] = False
+        if request.constraint is not None:
+            with self._blaming(r) as job:
+                job.constraints[int(rows.sample[r])] = request.constraint()
+                rows.constrained[r] = True
+
+    def _hold(self, r: int, id: int) -> None:
+        """Take the next token of an answer into its constraint, where it has one."""
+        if self.rows.constrained[r]:
+            with self._blaming(r) as job:
+                job.constraints[int(self.rows.sample[r])].advance(id)
+
+    @contextmanager
+    def _blaming(self, r: int) -> Iterator[NativeJob]:
+        """What a request brings with it may raise: that ends the request, at the next step, and no other."""
+        job = _job(self.rows.jobs[r])
+        try:
+            yield job
+        except Exception as error:
+            job.fail(error)
+            self.asked = True
 
 
 def _job(job: NativeJob | None) -> NativeJob:

@@ -1,5 +1,7 @@
 """Drawing the next token: counter-based random numbers, so that a rollout never depends on what runs beside it."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -39,10 +41,18 @@ def draw(
     Inverse transform sampling, one uniform number a row. Temperature 0 takes the most likely token and reports its
     log-probability at temperature 1. `top_p` keeps the smallest set of tokens that holds at least that mass.
     """
-    if kernels.compiled(logits_BV) and (top_p_B == 1).all():
-        return kernels.fused_draw(logits_BV, temperature_B, uniform_B)
-    rows = (torch.from_numpy(x).to(logits_BV.device) for x in (temperature_B, top_p_B, uniform_B))
-    ids_B, logprobs_B = _draw(logits_BV, *rows)
+    if not kernels.compiled(logits_BV):
+        return _drawn(logits_BV, temperature_B, top_p_B, uniform_B)
+    ids_B, logprobs_B = kernels.fused_draw(logits_BV, temperature_B, uniform_B)
+    cut_B = top_p_B < 1
+    if cut_B.any():
+        rows = temperature_B[cut_B], top_p_B[cut_B], uniform_B[cut_B]
+        ids_B[cut_B], logprobs_B[cut_B] = _drawn(logits_BV[torch.from_numpy(cut_B)], *rows)
+    return ids_B, logprobs_B
+
+
+def _drawn(logits_BV: Tensor, *rows_B: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    ids_B, logprobs_B = _draw(logits_BV, *(torch.from_numpy(x).to(logits_BV.device) for x in rows_B))
     return ids_B.cpu().numpy(), logprobs_B.cpu().numpy()
 
 
@@ -59,9 +69,10 @@ def _draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: 
         drop = torch.zeros_like(kept, dtype=torch.bool).scatter(-1, order, before >= top_p_B[cut_B][:, None])
         logprobs_BV[cut_B] = kept.masked_fill(drop, -torch.inf).log_softmax(-1)
     cumulative_BV = logprobs_BV.exp().cumsum(-1)
-    target_B1 = (uniform_B.to(cumulative_BV.dtype) * cumulative_BV[:, -1])[:, None]
-    ids_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
-    ids_B = ids_B.clamp_(max=logits_BV.shape[-1] - 1)
+    most_B = cumulative_BV[:, -1]
+    target_B = uniform_B.to(most_B.dtype) * most_B  # rounded up to the sum, it would take a token without a chance
+    target_B = torch.minimum(target_B, torch.nextafter(most_B, torch.zeros_like(most_B)))
+    ids_B = torch.searchsorted(cumulative_BV, target_B[:, None], right=True)[:, 0]
     if bool(greedy_B.any()):
         ids_B = torch.where(greedy_B, logits_BV.argmax(-1), ids_B)
     return ids_B, logprobs_BV.gather(-1, ids_B[:, None])[:, 0]

@@ -159,6 +159,30 @@ def test_a_thought_in_a_later_chunk_can_be_cancelled():
     assert sampler.idle
 
 
+def test_what_is_recalled_between_chunks_is_given_back_as_far_as_it_is():
+    sampler = chunked(rows=1)
+    sampler.burst = 0
+    whole = chunked().submit(request(thought=1000, seed=10)).result()[0]
+    pending = sampler.submit(request(thought=1000, seed=10, n=2))
+    sampler.step()
+    while not sampler.arrived:  # the first sample's second chunk
+        sampler.step()
+    sampler.recall()
+    (first,) = pending.result()
+    assert (first.sample, first.stop, first.thought_len) == (0, "cancelled", None)
+    assert first.ids.tolist() == whole.ids[: len(first.ids)].tolist()
+    assert len(first.ids) >= LENGTH
+    assert sampler.idle
+
+
+def test_a_thought_keeps_its_row_from_chunk_to_chunk():
+    sampler = chunked(rows=1)
+    pending = sampler.submit(request(thought=60, seed=10))
+    after = sampler.submit(request(thought=4, seed=1))
+    assert len(pending.result()[0].ids) > 60
+    assert not after.done()
+
+
 def test_a_thought_in_chunks_is_not_extended_nor_cut():
     longer = budget(LENGTH + 1)
     extended = Request(prompt_ids=(3, 4, 5), budget=replace(longer, extension=(8,), extensions=1))

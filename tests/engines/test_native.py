@@ -5,6 +5,8 @@ import itertools
 import weakref
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,8 +263,39 @@ def test_a_constraint_holds_an_answer_that_is_carried_on():
 
 
 def test_a_response_that_leaves_no_room_is_not_carried_on():
+    for tokens in (37, 27):  # 3 of the prompt before it, after it 3 of the closing and 8 of the answer
+        with pytest.raises(SteepError, match=f"3 tokens, {tokens} of a response and an answer of 8 do not fit"):
+            engine(context=40).submit(request(response_ids=(6,) * tokens))
+    (rollout,) = engine(context=40, end=23).submit(request(response_ids=(6,) * 26)).result()
+    assert (rollout.thought_tokens, rollout.interrupted) == (26, True)
+    assert len(rollout.ids) == 37
+
+
+def test_an_answer_that_is_carried_on_needs_room_for_itself_alone():
+    asked = request(response_ids=(6, THINK_END, *(5,) * 8))
+    (rollout,) = engine(context=40, end=23).submit(replace(asked, budget=budget(1, 35))).result()
+    assert len(rollout.ids) == 37
     with pytest.raises(SteepError, match="do not fit"):
-        engine(context=40).submit(request(response_ids=(6,) * 37))
+        engine(context=40).submit(replace(asked, budget=budget(1, 36)))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"prompt": ()}, "at least one token"),
+        ({"n": 0}, "at least one sample, not 0"),
+        ({"seed": 2**64}, "does not fit 64 bits"),
+        ({"cuts": (4, 2)}, r"cuts rise, and \[4, 2\] do not"),
+        ({"prompt": (3, 24)}, "the token 24 is none of the model's 24"),
+        ({"response_ids": (-1,)}, "the token -1 is none of the model's 24"),
+    ],
+)
+def test_what_no_engine_can_do_is_refused_and_nobody_else_waits_for_it(more: dict[str, Any], said: str):
+    sampler = engine()
+    beside = sampler.submit(request())
+    with pytest.raises(SteepError, match=said):
+        sampler.submit(request(**more))
+    assert len(beside.result()) == 1
 
 
 @pytest.mark.parametrize(
@@ -521,6 +554,15 @@ def test_one_sample_can_be_ended():
     assert len(rollouts[1].ids) == 2
 
 
+def test_a_sample_that_waits_can_be_ended_too():
+    sampler = engine(rows=1, end=23, burst=0)
+    pending = sampler.submit(request(thought=50, n=2, seed=5))
+    sampler.step()
+    pending.end(1)
+    first, second = pending.result()
+    assert (first.stop, second.stop, len(second.ids)) == ("length", "cancelled", 2)
+
+
 class Countdown:
     """Allows 12, then 11, then 10, and then the end."""
 
@@ -533,6 +575,46 @@ class Countdown:
     def advance(self, id: int) -> None:
         assert id == self.next or id == END
         self.next -= 1
+
+
+class Broken(Countdown):
+    """Raises where it is told to."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        if where == "made":
+            raise RuntimeError(where)
+        self.where = where
+
+    def allowed(self) -> NDArray[np.bool_]:
+        if self.where == "allowed":
+            raise RuntimeError(self.where)
+        return super().allowed()
+
+    def advance(self, id: int) -> None:
+        if self.where == "advance":
+            raise RuntimeError(self.where)
+        super().advance(id)
+
+
+@pytest.mark.parametrize("where", ["made", "allowed", "advance", "told"])
+def test_what_a_request_brings_with_it_may_fail_for_itself_alone(where: str):
+    def sink(progress: Progress) -> None:
+        if where == "told" and len(progress.ids) and progress.thought_len == 0:
+            raise RuntimeError(where)
+
+    whole = engine().submit(request(seed=8, thought=12, n=2)).result()
+    sampler = engine(rows=3)
+    broken = sampler.submit(request(thought=3, n=4, constraint=partial(Broken, where)), sink)
+    beside = sampler.submit(request(seed=8, thought=12, n=2))
+    while not broken.done():
+        sampler.step()
+        sampler.tell()
+    with pytest.raises(RuntimeError, match=where):
+        broken.result()
+    assert all(same(*pair) for pair in zip(beside.result(), whole, strict=True))
+    sampler.step()
+    assert sampler.idle
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.5])
@@ -596,9 +678,14 @@ def test_what_is_recalled_while_it_answers_at_a_cut_is_the_thought_alone(steps: 
 
 
 def test_a_cut_that_cannot_be_kept_is_refused():
-    for cuts, sink in (((4, 20), None), ((4,), print)):
-        with pytest.raises(SteepError, match="cannot be kept"):
-            engine().submit(request(thought=20, cuts=cuts), sink)
+    with pytest.raises(
+        SteepError, match=r"at most 20 tokens is not cut at 20: the prompt has 3 tokens, the context 128"
+    ):
+        engine().submit(request(thought=20, cuts=(4, 20)))
+    with pytest.raises(SteepError, match="at most 18 tokens is not cut at 19: the prompt has 3 tokens, the context 32"):
+        engine(context=32).submit(request(thought=20, cuts=(4, 19)))
+    with pytest.raises(SteepError, match="told as it comes"):
+        engine().submit(request(thought=20, cuts=(4,)), print)
 
 
 def test_closing_a_stream_frees_its_row():
@@ -606,7 +693,8 @@ def test_closing_a_stream_frees_its_row():
     stream = one.stream(request(thought=50))
     next(stream)
     stream.close()
-    assert len(one.submit(request(thought=2)).result()) == 1
+    one.step()
+    assert one.idle
 
 
 def test_cancelling_ends_waiting_and_running_requests():
@@ -650,6 +738,19 @@ def test_a_sync_gives_a_receipt_and_new_tokens_carry_the_version():
     assert set(rollout.versions.tolist()) == {7}
     with pytest.raises(SteepError, match="differ"):
         synced.load_weights({"embedding.weight": other["embedding.weight"]}, version=8)
+
+
+def test_samples_that_begin_after_a_sync_begin_with_the_new_weights():
+    sampler = engine(rows=1)
+    pending = sampler.submit(request(n=2, seed=4, thought=0))
+    sampler.step()
+    sampler.load_weights(dict(model(seed=1).named_parameters()), version=1)
+    second = pending.result()[1]
+    anew = engine()
+    anew.load_weights(dict(model(seed=1).named_parameters()), version=1)
+    (expected,) = anew.submit(request(seed=4, thought=0, first_sample=1)).result()
+    assert same(second, expected)
+    assert second.versions.tolist() == [1] * len(second.ids)
 
 
 def test_a_prompt_that_does_not_fit_is_refused():
@@ -699,6 +800,29 @@ def test_draws_follow_the_distribution():
     kept = torch.tensor([0.0, sharp[1], 0.0, sharp[3]]) / (sharp[1] + sharp[3])
     np.testing.assert_allclose(np.bincount(ids, minlength=4) / 20_000, kept, atol=0.01)
     assert np.exp(logprobs).max() <= 1.0
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_no_number_draws_a_token_without_a_chance(compiled: bool, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(kernels, "compiled", lambda _: False)
+    logits_BV = torch.full((3, 64), -torch.inf)
+    logits_BV[:, [3, 17]] = torch.tensor([0.0, 1.0])
+    full = np.ones(3, np.float32)
+    ids, logprobs = draw(logits_BV, full, full, np.array([1 - 2.0**-53, 1 - 2.0**-26, 0.0]))
+    assert ids.tolist() == [17, 17, 3]
+    assert np.isfinite(logprobs).all()
+
+
+def test_a_row_that_is_cut_changes_no_other():
+    logits_BV = torch.randn(500, 300, generator=torch.Generator().manual_seed(0))
+    u = uniforms(streams(np.arange(500), np.zeros(500, np.int64)), np.zeros(500, np.int64))
+    full = np.ones(500, np.float32)
+    ids, logprobs = draw(logits_BV, full, full, u)
+    some = np.array([0.5, *full[1:]], np.float32)
+    beside_ids, beside_logprobs = draw(logits_BV, full, some, u)
+    assert beside_ids[1:].tolist() == ids[1:].tolist()
+    assert beside_logprobs[1:].tolist() == logprobs[1:].tolist()
 
 
 @pytest.mark.parametrize("ending", ["done", "cancelled"])

@@ -412,10 +412,8 @@ Drawn draw_one(int64_t size, const float* logits, float temperature, double unif
   for (int64_t i = 0; i < size; i++) weights[i] = logits[i] * inverse;
   float most;
   const float sum = exponentials(weights, size, vectors, most);
-  int64_t chosen = 0;
-  if (temperature == 0) {
-    chosen = std::max_element(logits, logits + size) - logits;
-  } else {
+  int64_t chosen = -1;
+  if (temperature != 0) {
     double left = uniform * sum;
     int64_t at = 0;
     for (; at < vectors - 1; at++) {  // the vector in which the running sum passes the target, then the number in it
@@ -430,6 +428,7 @@ Drawn draw_one(int64_t size, const float* logits, float temperature, double unif
       if (left < 0) break;
     }
   }
+  if (chosen < 0) chosen = std::max_element(logits, logits + size) - logits;  // or rounding has passed every number
   return {chosen, logits[chosen] * inverse - most - std::log(sum)};
 }
 
