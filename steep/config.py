@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -29,16 +30,16 @@ def load_recipe(path: Path) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up by name
-    with _blamed_on(path):
+    with blamed_on(path):
         spec.loader.exec_module(module)
     if not hasattr(module, "config"):
         raise ConfigError(f"{path} has no config()", "a recipe is a file with `def config() -> Recipe`")
-    with _blamed_on(path):
+    with blamed_on(path):
         return module.config()
 
 
 @contextlib.contextmanager
-def _blamed_on(path: Path) -> Iterator[None]:
+def blamed_on(path: Path) -> Iterator[None]:
     """Whatever a recipe raises is the user's to mend: say what it was and in which line of the recipe."""
     try:
         yield
@@ -49,6 +50,15 @@ def _blamed_on(path: Path) -> Iterator[None]:
         lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
         where = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ConfigError(f"{where}: {type(error).__name__}: {error}", "mend the recipe") from error
+
+
+def within(config: Any, low: float, *names: str, high: float = math.inf) -> None:
+    """A ConfigError says which of these fields is not between the two, both included; a field that is None may be."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            wanted = f"{low:g} or more" if high == math.inf else f"a number from {low:g} to {high:g}"
+            raise ConfigError(f"{type(config).__name__}: {name} is {value}", f"choose {wanted}")
 
 
 def override(config: T, arguments: Sequence[str]) -> T:
@@ -128,9 +138,12 @@ def to_json(config: Any) -> Any:
         return [to_json(v) for v in config]
     if config is None or isinstance(config, (str, int, float, bool)):
         return config
-    if callable(config):  # by name: its address is another one in every process
+    if hasattr(config, "__qualname__"):
         return f"{config.__module__}.{config.__qualname__}"
-    return str(config)
+    text = str(config)
+    if hex(id(config)) in text or callable(config):  # an address, which is another one in every process
+        return f"{type(config).__module__}.{type(config).__qualname__}"
+    return text
 
 
 def dump(config: Any) -> str:

@@ -339,6 +339,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def context(self) -> int:
+        """Tokens of a sequence at most, prompt and response."""
+        ...
+
+    @property
     def receipt(self) -> "Receipt":
         """Of the last weight sync."""
         ...

@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -151,6 +152,16 @@ def test_a_missing_recipe_names_those_that_are_there(tmp_path, monkeypatch):
 
 def test_a_function_in_a_config_is_written_the_same_in_every_process():
     assert to_json({"claims": dump}) == {"claims": "steep.config.dump"}
+
+
+class Plain:
+    """A task may be any class."""
+
+
+def test_an_object_in_a_config_is_written_the_same_in_every_process():
+    assert to_json(Plain()) == "tests.test_config.Plain"
+    assert to_json(partial(dump, 3)) == "functools.partial"
+    assert to_json(Path("runs/nano")) == "runs/nano"
 
 
 def test_a_config_as_json_names_its_classes():

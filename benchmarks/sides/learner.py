@@ -39,12 +39,11 @@ def engine_config(response: int) -> NativeConfig:
 def step(groups: int) -> dict[str, float]:
     policy, algorithm = state["policy"], Algorithm()
     began = time.perf_counter()
-    taken = state["rollouts"].take(groups)
-    examples = learn_from(taken, policy, algorithm)
-    if examples:
-        policy.update(examples, algorithm.loss)
+    taken, config = state["rollouts"].take(groups), state["rollouts"].config
+    examples = learn_from(taken, policy, algorithm, config.thought[1] + config.answer)
+    policy.update(examples, algorithm.loss)
     sync(policy, state["engine"], version=policy.step, changed=bool(examples))
-    return {"seconds": time.perf_counter() - began, "reward": describe(taken)["reward"]}
+    return {"seconds": time.perf_counter() - began, "reward": describe(taken, algorithm)["reward"]}
 
 
 def save(directory: str) -> None:

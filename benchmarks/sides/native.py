@@ -77,7 +77,7 @@ def step(prompts: list[list[int]], copies: int, new: int) -> dict[str, float]:
     sampled = sample(prompts, copies, new)
     drawn = time.perf_counter()
     groups = [Group(problem=PROBLEM, rollouts=tuple(map(judged, rollouts))) for rollouts in sampled]
-    metrics = learner.update(learn_from(groups, learner, algorithm), algorithm.loss)
+    metrics = learner.update(learn_from(groups, learner, algorithm, new), algorithm.loss)
     sync(learner, engine(), version=learner.step, changed=metrics["lr"] > 0)
     ended = time.perf_counter()
     tokens = sum(len(r.ids) for rollouts in sampled for r in rollouts)

@@ -122,6 +122,10 @@ class DrivenEngine(ABC):
         self.lock = threading.RLock()
 
     @property
+    def context(self) -> int:
+        return self.config.context
+
+    @property
     @abstractmethod
     def idle(self) -> bool: ...
 

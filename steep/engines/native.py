@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steep.config import within
 from steep.engines.decoders import FusedDecoder, Order, decoder
 from steep.engines.driven import DrivenEngine, Pending, Sink
 from steep.engines.rows import AT_CUT, CANCELLED, END, LENGTH, STOPS, NativeJob, Rows
@@ -42,6 +43,9 @@ class NativeConfig:
     """Tokens a row can hold, prompt and response; at most the model's own context."""
     dtype: str = "float32"
     """`float32` or `bfloat16`: weights and cache. The head is fp32 either way."""
+
+    def __post_init__(self) -> None:
+        within(self, 1, "rows", "context")
 
 
 MAX_STEPS = 16

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steep.algorithms import LossInputs, LossOutput
+from steep.config import within
 from steep.errors import CheckpointError
 from steep.memory import keep_freed_memory
 from steep.models import kernels
@@ -38,6 +39,9 @@ class PolicyConfig:
     lora: LoraConfig | None = None
     """Train adapters in the place of the layers' matrices. None: train all weights."""
 
+    def __post_init__(self) -> None:
+        within(self, 1, "micro_batch_tokens")
+
 
 class Policy:
     """A decoder with its optimizer. `update` is one optimizer step over a batch."""
@@ -50,9 +54,10 @@ class Policy:
         self.config = config
         self.total_steps = total_steps
         self.micro_batch_tokens = config.micro_batch_tokens
-        self.critic = nn.Linear(model.config.hidden_size, 1) if critic else None
+        self.critic = nn.Linear(model.config.hidden_size, 1, device=model.device) if critic else None
         if self.critic is not None:
             nn.init.zeros_(self.critic.weight)
+            nn.init.zeros_(self.critic.bias)
         self.base: str | None = None
         """With adapters, the hash of the model that they were added to."""
         if config.lora is not None:
@@ -75,8 +80,12 @@ class Policy:
     ) -> dict[str, float]:
         """One step down the sum of `loss` over the examples. Metrics are means under the tokens' weights.
 
-        Nothing changes (`updated` is 0) if the gradient is not finite, or `accepts` says no to the metrics.
+        Nothing changes (`updated` is 0) if the gradient is not finite, or `accepts` says no to the metrics. Without
+        examples there are no metrics, and it is a step of the schedule all the same.
         """
+        if not examples:
+            self.step += 1
+            return {}
         sums = self._accumulate(examples, loss)
         weight = sums.pop("weight")
         metrics = {name: value if name == "loss" else value / weight for name, value in sums.items()}

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from steep.config import within
+from steep.errors import ConfigError
 from steep.tasks.mixture import Share
 from steep.types import Problem
 
@@ -24,6 +26,12 @@ class CurriculumConfig:
     """A problem that passed less often than this before the first step (`RlConfig.profile`) is not drawn; 0 retires
     none."""
 
+    def __post_init__(self) -> None:
+        within(self, 0, "memory", "retire_at", "retire_below", high=1)
+        within(self, 1e-6, "floor", high=1)
+        if self.retire_below > self.retire_at:
+            raise ConfigError(f"retire_below is {self.retire_below}, above retire_at, which is {self.retire_at}")
+
 
 @dataclass
 class Curriculum:
@@ -34,7 +42,7 @@ class Curriculum:
     rates: dict[str, float] = field(default_factory=dict)
     """Pass rate of `task/level`."""
     retired: set[str] = field(default_factory=set)
-    """Ids of problems that are solved, or were found too hard before the first step."""
+    """Ids of problems that are solved, were found too hard before the first step, or are too long for the context."""
 
     def choose(self, rng: Random) -> tuple[Share, int]:
         drawn = [(share, *level) for share in self.shares for level in share.levels.items()]

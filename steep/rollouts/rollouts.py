@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from steep.config import within
+from steep.errors import ConfigError
 from steep.rollouts.curriculum import Curriculum, CurriculumConfig
 from steep.rollouts.verify import mean_score, verified_groups
 from steep.tasks.mixture import Share, by_name, distinct, problems
@@ -42,6 +44,19 @@ class RolloutConfig:
     """Share of the groups whose prompt tells the budget. There an answer counts only if the thought kept to it, so that
     the model learns to finish in time by itself."""
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+
+    def __post_init__(self) -> None:
+        within(self, 1, "group_size", "answer")
+        within(self, 0, "full_share", "none_share", "told_share", high=1)
+        low, high = self.thought
+        if not 0 <= low <= high or (low == 0 and high > 0):
+            raise ConfigError(
+                f"budgets are not drawn from {low} to {high}", "begin at 1 or more; none_share is for no thought"
+            )
+        if self.full_share + self.none_share > 1:
+            raise ConfigError(
+                f"full_share and none_share are {self.full_share} and {self.none_share}, more than 1 together"
+            )
 
 
 @dataclass
@@ -126,7 +141,7 @@ class Rollouts:
     def profile(self, per_level: int) -> None:
         """Sample a group of so many problems of every level, and have the curriculum begin with what it says."""
         batch = [
-            self._unfinished(problem, Random(f"profile/{self.seed}/{problem.id}"))
+            self._asked(problem, self.config.thought[1], False, Random(f"profile/{problem.id}").getrandbits(62))
             for share in self.shares
             for level in share.levels
             for problem in distinct(share.task, "train", per_level, self.seed, level)
@@ -174,9 +189,17 @@ class Rollouts:
 
     def _unfinished(self, problem: Problem, rng: Random) -> Unfinished:
         """A group of a problem, under a budget that is drawn."""
-        thought = self._budget(rng)
+        thought = min(self._budget(rng), max(self.room(problem), 0))
         tells = rng.random() < self.config.told_share and thought > 0
         return self._asked(problem, thought, tells, rng.getrandbits(62))
+
+    def room(self, problem: Problem) -> int:
+        """Thought tokens that the context has room for, told or not; below 0 if there is none for an answer either."""
+        if self.template.think_close_id is None:
+            return 0
+        longest = self.config.thought[1]
+        prompt, closing = self.template.render(told(problem.prompt, longest)), self.template.budget(longest).closing
+        return self.engine.context - len(prompt) - len(closing) - self.config.answer
 
     def _asked(self, problem: Problem, thought: int, tells: bool, seed: int) -> Unfinished:
         request = Request(
@@ -201,8 +224,11 @@ class Rollouts:
         for _ in range(MAX_DRAWS):
             share, level = self.curriculum.choose(rng)
             problem = next(problems(share.task, "train", self.seed, level, rng.getrandbits(40)))
-            if problem.id not in self.curriculum.retired:
+            if problem.id in self.curriculum.retired:
+                continue
+            if self.room(problem) >= 0:
                 break
+            self.curriculum.retired.add(problem.id)
         return problem
 
     def _budget(self, rng: Random) -> int:

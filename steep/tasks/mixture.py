@@ -26,6 +26,12 @@ class Share:
                 f"{len(self.level_weights)} weights for the levels {list(self.task.levels)} of {self.task.name}",
                 "give one weight for each level",
             )
+        weights = self.level_weights or (1.0,)
+        if not self.weight > 0 or min(weights) < 0 or sum(weights) == 0:
+            raise ConfigError(
+                f"the weights {self.weight} and {self.level_weights} of {self.task.name} draw nothing",
+                "choose weights above 0",
+            )
 
     @property
     def levels(self) -> Mapping[int, float]:

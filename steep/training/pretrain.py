@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from steep.config import within
 from steep.errors import ConfigError
 from steep.policies import Example, Policy
 from steep.runs import Health, Stage
@@ -21,6 +22,11 @@ class PretrainConfig(SupervisedConfig):
     """Sequences in a batch."""
     length: int = 256
     """Tokens in a sequence: documents are laid one after another and cut."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, 1, "sequences")
+        within(self, 2, "length")
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from random import Random
 import torch
 from rich.console import Console
 
+from steep.config import blamed_on
 from steep.engines import NativeConfig, NativeEngine, find_device, find_model, load_model, save_model, with_thought
 from steep.errors import ConfigError
 from steep.evals.demonstrator import DEMONSTRATOR
@@ -159,7 +160,7 @@ def run_stages(run: Run, recipe: Recipe, console: Console) -> None:
             while not run_stage(stage, recipe, health, before, device):
                 pass
         before = stage.model
-    if recipe.evals:
+    if recipe.evals or recipe.claims:
         evaluate_run(run, recipe)
 
 
@@ -207,10 +208,19 @@ def evaluate_run(run: Run, recipe: Recipe) -> None:
             engine = NativeEngine(model.to(find_device(recipe.device)), recipe.engine, template.end_ids)
             for suite in suites:
                 measure(stage, name, engine, template, {suite.task.name: suite.task}, suite.config)
-    claims = recipe.claims(run) if recipe.claims else []
+    claims = claimed(run, recipe)
     seconds = time.monotonic() - began
     stage.when_room(lambda: write_evidence(stage.path / "claims.json", claims, seconds))
     stage.finish({"claims": len(claims), "hold": sum(claim.holds for claim in claims)})
+
+
+def claimed(run: Run, recipe: Recipe) -> list[Claim]:
+    """What the recipe claims of the run. What its `claims` raises is told as the recipe's to mend."""
+    if recipe.claims is None:
+        return []
+    stem, colon, _ = run.info.recipe.partition(".py:")  # FILE.py:ARM
+    with blamed_on(Path(f"{stem}.py" if colon else stem)):
+        return recipe.claims(run)
 
 
 def evaluate_demonstrator(stage: Stage, template: Template, suites: Sequence[Suite]) -> None:
@@ -277,7 +287,8 @@ def load_teacher(config: RlConfig, policy: PolicyConfig, template: Template, dev
     if config.teacher is None:
         raise ConfigError(f"{type(config.algorithm.loss).__name__} needs a teacher", "set rl.teacher to a model")
     loaded = load_model(config.teacher)
-    if loaded.template.tokenizer.vocab_size != template.tokenizer.vocab_size:
+    theirs, ours = loaded.template.tokenizer, template.tokenizer
+    if theirs.vocab_size != ours.vocab_size or theirs.spec["model"] != ours.spec["model"]:
         raise ConfigError(f"the teacher {config.teacher} has another tokenizer", "distill from a model of the same one")
     return Policy(loaded.model.to(device), policy, config.num_steps)
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from steep.algorithms import Algorithm, advantages, gae, token_weights
+from steep.config import within
 from steep.models.weights import digest
 from steep.policies import Example, Policy, PolicyConfig
 from steep.rollouts import LATE, RolloutConfig, Rollouts, rows
 from steep.runs import Health, Progress, Stage, held_out, measures
-from steep.types import Engine, Group, Rollout
+from steep.types import Budget, Engine, Group, Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,10 @@ class RlConfig:
     """Steps between evaluations on the validation split. Each one takes a checkpoint too, so that the best is kept."""
     checkpoint_every: int = 10
 
+    def __post_init__(self) -> None:
+        within(self, 1, "num_steps", "groups_per_step", "profile", "eval_every", "checkpoint_every")
+        within(self, 0, "max_staleness")
+
 
 def rl(
     stage: Stage,
@@ -54,15 +59,16 @@ def rl(
         profile(rollouts, config.profile)
         save(stage, start, policy, rollouts, health)
     baseline = before_training(rollouts, evaluate) if start == 0 else {}
+    longest = tokens_at_most(rollouts.template.budget(config.rollouts.thought[1], config.rollouts.answer), 0)
     with Progress(config.num_steps, stage.name, start=start) as progress, stage.stopping as stopping:
         for step in range(start, config.num_steps):
             began = time.monotonic()
             groups = rollouts.take(config.groups_per_step)
             sampled = time.monotonic()
-            examples = learn_from(groups, policy, config.algorithm, reference, teacher)
-            metrics = policy.update(examples, config.algorithm.loss, health.accepts) if examples else {}
+            examples = learn_from(groups, policy, config.algorithm, longest, reference, teacher)
+            metrics = policy.update(examples, config.algorithm.loss, health.accepts)
             synced = sync(policy, engine, version=step + 1, changed=metrics.get("updated", 0) > 0)
-            metrics = describe(groups) | measures(groups, step - config.max_staleness) | metrics
+            metrics = describe(groups, config.algorithm) | measures(groups, step - config.max_staleness) | metrics
             metrics |= synced | {"tokens_trained": sum(len(e.ids) for e in examples)} | baseline
             baseline = {}
             updated = time.monotonic()
@@ -137,10 +143,14 @@ def learn_from(
     groups: Sequence[Group],
     policy: Policy,
     algorithm: Algorithm,
+    longest: int,
     reference: Policy | None = None,
     teacher: Policy | None = None,
 ) -> list[Example]:
-    """Examples with advantages and weights. Rollouts with an invalid verdict are dropped, groups without signal too."""
+    """Examples with advantages and weights. Rollouts with an invalid verdict are dropped, groups without signal too.
+
+    `longest` is how many tokens a rollout may have at most: by so many some algorithms divide.
+    """
     kept = [[r for r in g.rollouts if r.verdict is not None and r.verdict.kind != "invalid"] for g in groups]
     scored = [(rollouts, [score(r, algorithm) for r in rollouts]) for rollouts in kept if rollouts]
     if algorithm.needs_variance:
@@ -149,7 +159,6 @@ def learn_from(
         return []
     by_group = advantages([np.array(scores) for _, scores in scored], algorithm.advantage)
     lengths = [[int(r.sampled.sum()) for r in rollouts] for rollouts, _ in scored]
-    longest = max(limit(r) for rollouts, _ in scored for r in rollouts)
     weights = token_weights(lengths, algorithm.weights, max_tokens=longest)
     examples = [
         example(rollout, advantage, weight)
@@ -162,14 +171,15 @@ def learn_from(
 
 def score(rollout: Rollout, algorithm: Algorithm) -> float:
     assert rollout.verdict is not None
-    overlong = algorithm.overlong.penalty(len(rollout.ids), limit(rollout)) if algorithm.overlong else 0.0
+    limit = tokens_at_most(rollout.budget, len(rollout.ids))
+    overlong = algorithm.overlong.penalty(len(rollout.ids), limit) if algorithm.overlong else 0.0
     late = algorithm.late if rollout.verdict == LATE else 0.0
     return rollout.verdict.score + overlong - late
 
 
-def limit(rollout: Rollout) -> int:
-    """Tokens the rollout could have had."""
-    return (rollout.budget.thought or len(rollout.ids)) + rollout.budget.answer + len(rollout.budget.closing)
+def tokens_at_most(budget: Budget, thought: int) -> int:
+    """Tokens of a response under the budget; `thought` is for one that sets no limit to the thought."""
+    return (thought if budget.thought is None else budget.thought) + budget.answer + len(budget.closing)
 
 
 def example(rollout: Rollout, advantage: float, weight: float) -> Example:
@@ -205,13 +215,13 @@ def with_other_models(
     return [Example(**{**vars(e), **extra}) for e, extra in zip(examples, fields, strict=True)]
 
 
-def describe(groups: Sequence[Group]) -> dict[str, float]:
+def describe(groups: Sequence[Group], algorithm: Algorithm) -> dict[str, float]:
     """What to record of the groups of a step: reward first, then whether there is anything to learn from."""
     rollouts = [r for g in groups for r in g.rollouts]
     verdicts = [r.verdict for r in rollouts if r.verdict is not None]
     valid = [v.score for v in verdicts if v.kind != "invalid"]
     varied = [
-        len({r.verdict.score for r in g.rollouts if r.verdict and r.verdict.kind != "invalid"}) > 1 for g in groups
+        len({score(r, algorithm) for r in g.rollouts if r.verdict and r.verdict.kind != "invalid"}) > 1 for g in groups
     ]
     return {
         "reward": float(np.mean(valid)) if valid else 0.0,

@@ -16,6 +16,8 @@ from random import Random
 import numpy as np
 
 from steep.algorithms import token_weights
+from steep.config import within
+from steep.errors import SteepError
 from steep.policies import Example, Policy
 from steep.rollouts import told
 from steep.runs import Health, Stage
@@ -36,6 +38,11 @@ class SftConfig(SupervisedConfig):
     told_share: float = 0.0
     """Share of the demonstrations whose prompt tells a budget that the thought keeps; half of them are cut for it."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, 1, "examples", "max_tokens")
+        within(self, 0, "cut_share", "told_share", high=1)
+
 
 def sft(
     stage: Stage,
@@ -53,6 +60,11 @@ def sft(
         problems = numbered(shares, "train", seed, start)
         drawn = [next(problems) for _ in range(config.examples)]
         made = [demonstration(template, tasks[p.task], p, config, Random(f"sft/{seed}/{n}")) for n, p in drawn]
+        made = [(ids, trained) for ids, trained in made if len(trained)]  # some prompts leave no room for a response
+        if not made:
+            raise SteepError(
+                f"every prompt of step {step} has {config.max_tokens} tokens or more", "set a larger sft.max_tokens"
+            )
         lengths = [[len(trained)] for _, trained in made]
         weights = token_weights(lengths, "token_mean")
         return [
@@ -70,7 +82,7 @@ def demonstration(
     shown = task.demonstrate(problem, rng)
     _, response = template.demonstrate(problem.prompt, shown)
     thought, _ = template.split(response)
-    answer = response[len(thought) + 1 :]  # after the end-of-thought token
+    answer = response[len(thought) + len(template.budget(0).closing) :]
     tell = rng.random() < config.told_share
     cut = rng.random() < (0.5 if tell else config.cut_share)
     kept = round(math.exp(rng.uniform(0, math.log(len(thought) + 1)))) - 1 if cut else len(thought)
@@ -84,7 +96,9 @@ def demonstration(
     slipped = slips(template, task, thought)
     thinking = (len(prompt_ids) + place for place in range(kept) if place not in slipped)
     trained = [*thinking, *ending, *range(answer_start, len(ids))]
-    return np.array(ids[: config.max_tokens], np.int32), np.array([t for t in trained if t < config.max_tokens])
+    return np.array(ids[: config.max_tokens], np.int32), np.array(
+        [t for t in trained if t < config.max_tokens], np.int64
+    )
 
 
 def slips(template: Template, task: Demonstrator, thought: Sequence[int]) -> set[int]:

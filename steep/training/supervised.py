@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from steep.algorithms import Rft
+from steep.config import within
 from steep.policies import Example, Policy, PolicyConfig
 from steep.runs import Health, Progress, Stage
 
@@ -14,6 +15,9 @@ class SupervisedConfig:
     steps: int = 200
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        within(self, 1, "steps", "checkpoint_every")
 
 
 def train_supervised(

@@ -310,6 +310,33 @@ def test_a_retired_problem_is_not_drawn(template: Template):
     assert source._draw(Random(5)).id != before.id
 
 
+def test_what_is_too_long_for_the_context_is_not_drawn_and_thoughts_are_as_long_as_it_allows(template: Template):
+    source = supply(template, thought=(100, 100), told_share=0.5)
+    for _ in range(20):
+        group = source._next()
+        room = 128 - len(template.render(told(group.problem.prompt, 100))) - len(group.request.budget.closing) - 4
+        assert group.thought == group.request.budget.thought == room < 100
+        text = template.tokenizer.decode(group.request.prompt_ids)
+        assert group.tells == (f"at most {room} tokens" in text)
+    some = [source._draw(Random(n)) for n in range(20)]
+    most = max(map(source.room, some))
+    tight = supply(template, thought=(100, 100), answer=4 + most)
+    again = [tight._draw(Random(n)) for n in range(20)]
+    assert all(tight.room(problem) >= 0 for problem in again)
+    too_long = {problem.id for problem in some if tight.room(problem) < 0}
+    assert 0 < len(too_long) < 20
+    assert too_long <= tight.curriculum.retired
+
+
+def test_a_profile_thinks_as_long_as_it_may(template: Template, monkeypatch):
+    source = supply(template, none_share=0.5, told_share=1.0)
+    asked, submit = [], source.engine.submit
+    monkeypatch.setattr(source.engine, "submit", lambda request: asked.append(request) or submit(request))
+    source.profile(4)
+    assert {request.budget.thought for request in asked} == {20}
+    assert not any("at most" in template.tokenizer.decode(request.prompt_ids) for request in asked)
+
+
 def test_a_mixture_is_numbered_and_keeps_its_weights():
     drawn = [p for _, (_, p) in zip(range(800), numbered(SHARES, "train", 3), strict=False)]
     share = sum(p.task == "countdown" for p in drawn) / len(drawn)

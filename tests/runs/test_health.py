@@ -92,8 +92,9 @@ def test_an_update_is_skipped_and_a_new_course_is_paused(tmp_path: Path):
     assert go(health, CLEAN + 1) == (True, None)
     assert [row["reaction"] for row in fired(health)] == ["skip", "over"]
     assert troubles(health.stage) == []
-    ends = [go(health, CLEAN + 2 + n, FAULTS["gradient_spike"])[1] for n in range(5)]
-    assert ends[:4] == [None] * 4
+    applied, ends = zip(*(go(health, CLEAN + 2 + n, FAULTS["gradient_spike"]) for n in range(5)), strict=True)
+    assert applied == (False,) * 5
+    assert ends[:4] == (None,) * 4
     assert isinstance(ends[4], PausedError)
     assert f"`steep resume {tmp_path} --health.gradient_spike none`" in ends[4].fix
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,12 @@ from rich.console import Console
 
 from steep.algorithms import PRESETS, Algorithm
 from steep.config import load_recipe, override
-from steep.engines import NativeEngine, find_device, load_model, save_model
+from steep.engines import NativeConfig, NativeEngine, find_device, load_model, save_model
 from steep.errors import ConfigError, PausedError, SteepError
 from steep.models import Transformer, digest, initialise
 from steep.models.lora import LoraConfig
 from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig
-from steep.rollouts import LATE
+from steep.rollouts import LATE, CurriculumConfig, RolloutConfig
 from steep.runs import Run, load_latest, show
 from steep.runs.health import HealthConfig, Limit
 from steep.tasks.countdown import Countdown
@@ -29,8 +29,9 @@ from steep.tasks.mixture import Share
 from steep.tokens import Template, Tokenizer, chatml, compact
 from steep.training import recipe as recipe_module
 from steep.training import rl as rl_module
+from steep.training.pretrain import PretrainConfig
 from steep.training.recipe import Recipe, begin, overlap, run_recipe, watch
-from steep.training.rl import describe, learn_from, score
+from steep.training.rl import RlConfig, describe, learn_from, score
 from steep.training.sft import SftConfig, demonstration
 from steep.types import Budget, Group, Message, Problem, Rollout, correct, invalid, wrong
 from tests.recipes.coin import Coin
@@ -325,7 +326,24 @@ def test_a_demonstration_trains_what_the_model_writes_and_nothing_else():
     assert tuple(ids[: len(prompt)]) == prompt
     assert trained.tolist() == list(range(len(prompt), len(ids)))
     shown = task.demonstrate(problem, Random(0))
-    assert made.answer(ids[len(prompt) :].tolist()) == shown.answer or shown.answer
+    assert made.answer(ids[len(prompt) :].tolist()) == shown.answer
+
+
+def test_a_demonstration_without_a_thought_section_trains_the_whole_answer():
+    config = chatml(None, None)
+    task = Countdown(slips=0.0)
+    problem = next(task.problems("train", 0))
+    shown = task.demonstrate(problem, Random(0))
+    made = Template(Tokenizer.train([problem.prompt[0].content, shown.answer] * 3, 300, config.control), config)
+    ids, trained = demonstration(made, task, problem, SftConfig(cut_share=0.0, max_tokens=5000), Random(0))
+    prompt = len(made.render(problem.prompt))
+    assert made.tokenizer.decode(ids[prompt:].tolist()) == shown.answer
+    assert trained.tolist() == list(range(prompt, len(ids)))
+
+
+def test_prompts_that_leave_no_room_for_a_response_are_told(tmp_path: Path):
+    with pytest.raises(SteepError, match="every prompt of step 0 has 4 tokens or more"):
+        carry_out(tmp_path / "run", tiny("--pretrain", "none", "--sft.max_tokens", "4"))
 
 
 def test_a_wrong_step_of_a_demonstration_is_shown_and_not_trained():
@@ -403,6 +421,10 @@ def rollout(score: float | None, length: int = 5, forced: int = 0, seed: int = 0
     )
 
 
+LONGEST = 7
+"""Tokens that these rollouts may have: 2 of a thought, its end, 4 of an answer."""
+
+
 def group(*scores: float | None, **more: int) -> Group:
     problem, _, _ = Countdown().examples()[0]
     return Group(problem=problem, rollouts=tuple(rollout(s, seed=i, **more) for i, s in enumerate(scores)))
@@ -422,7 +444,7 @@ def test_being_late_can_cost_more_than_being_wrong():
 
 def test_groups_become_examples_with_advantages_and_weights():
     groups = [group(1, 0, 0, 1), group(1, 1), group(0, None, 1)]
-    examples = learn_from(groups, small_policy(), Algorithm())
+    examples = learn_from(groups, small_policy(), Algorithm(), LONGEST)
     assert len(examples) == 6  # the flat group is gone, and so is the invalid rollout
     assert sum(float(e.weights.sum()) for e in examples) == pytest.approx(1)
     per_prompt = [float(sum(e.weights.sum() for e in part)) for part in (examples[:4], examples[4:])]
@@ -430,8 +452,44 @@ def test_groups_become_examples_with_advantages_and_weights():
     assert [round(float(e.advantages[0]), 4) for e in examples] == [1, -1, -1, 1, -1, 1]
 
 
+@pytest.mark.parametrize("name", ["dr_grpo", "reinforce"])
+def test_constant_weights_are_the_same_whatever_is_in_the_batch(name: str):
+    """Each token's is 1 over the rollouts and the tokens that each may have."""
+    short = learn_from([group(1, 0, length=3)], small_policy(), PRESETS[name](), LONGEST)
+    wide = [replace(r, budget=replace(r.budget, thought=900)) for r in group(1, 0, length=3).rollouts]
+    long = learn_from([replace(group(1, 0), rollouts=tuple(wide))], small_policy(), PRESETS[name](), LONGEST)
+    for e in (*short, *long):
+        assert e.weights.tolist() == pytest.approx([1 / (2 * LONGEST)] * 3)
+
+
+def test_an_answer_without_a_thought_has_a_limit_too():
+    cut = replace(rollout(0, length=5), budget=Budget(thought=0, answer=4, closing=(9,)), thought_len=1)
+    assert score(cut, PRESETS["dapo"]()) == -0.5
+    assert score(replace(cut, budget=replace(cut.budget, answer=40)), PRESETS["dapo"]()) == 0
+
+
+def test_what_is_late_in_a_group_that_is_all_wrong_is_signal_where_it_costs():
+    late = replace(group(0, 0), rollouts=(rollout(0), replace(rollout(0, seed=1), verdict=LATE)))
+    assert describe([late], Algorithm())["signal"] == 0
+    assert describe([late], Algorithm(late=0.5))["signal"] == 1
+    assert len(learn_from([late], small_policy(), Algorithm(late=0.5), LONGEST)) == 2
+
+
+def test_a_step_that_teaches_nothing_is_one_of_the_schedule():
+    policy = small_policy()
+    assert policy.update([], Algorithm().loss) == {}
+    assert policy.step == 1
+
+
+def test_what_begins_random_in_a_policy_is_a_matter_of_its_seed():
+    first, second = (Policy(begin(tiny())[0], PolicyConfig(), 5, critic=True) for _ in range(2))
+    assert first.critic is not None
+    assert second.critic is not None
+    assert first.critic.bias.tolist() == second.critic.bias.tolist() == [0]
+
+
 def test_forced_tokens_are_not_trained():
-    examples = learn_from([group(1, 0, length=7, forced=3)], small_policy(), Algorithm())
+    examples = learn_from([group(1, 0, length=7, forced=3)], small_policy(), Algorithm(), LONGEST)
     for e in examples:
         assert e.trained.tolist() == [2, 3, 7, 8]
         assert (e.sampler_logprobs == -1.5).all()
@@ -446,7 +504,7 @@ def test_every_preset_takes_a_step(name: str):
         teacher.model.embedding.weight.mul_(1.1)
     before = policy.weights()["layers.0.out.weight"].clone()
     groups = [group(1, 0, 0, 1), group(1, 1)]
-    examples = learn_from(groups, policy, algorithm, reference, teacher)
+    examples = learn_from(groups, policy, algorithm, LONGEST, reference, teacher)
     metrics = policy.update(examples, algorithm.loss)
     assert np.isfinite(metrics["loss"])
     assert metrics["grad_norm"] > 0
@@ -454,11 +512,11 @@ def test_every_preset_takes_a_step(name: str):
 
 
 def test_a_batch_without_signal_makes_no_update():
-    assert learn_from([group(1, 1), group(0, 0), group(None, None)], small_policy(), Algorithm()) == []
+    assert learn_from([group(1, 1), group(0, 0), group(None, None)], small_policy(), Algorithm(), LONGEST) == []
 
 
 def test_what_is_recorded_of_a_step():
-    metrics = describe([group(1, 0), group(1, 1), group(0, None)])
+    metrics = describe([group(1, 0), group(1, 1), group(0, None)], Algorithm())
     assert metrics["reward"] == pytest.approx(3 / 5)
     assert metrics["signal"] == pytest.approx(1 / 3)  # an invalid verdict is no signal
     assert metrics["invalid"] == pytest.approx(1 / 6)
@@ -467,7 +525,7 @@ def test_what_is_recorded_of_a_step():
 
 def test_a_sync_that_changed_nothing_pauses_the_run(tmp_path: Path, monkeypatch):
     recipe = tiny("--sft.steps", "1", "--pretrain", "none", "--rl.policy.optimizer.lr", "0")
-    examples = learn_from([group(1, 0)], small_policy(), Algorithm())
+    examples = learn_from([group(1, 0)], small_policy(), Algorithm(), LONGEST)
     monkeypatch.setattr(rl_module, "learn_from", lambda *_: examples)
     with pytest.raises(PausedError, match="step 0: weight_sync 1"):
         carry_out(tmp_path / "still", recipe)
@@ -479,7 +537,7 @@ def test_a_sync_that_changed_nothing_pauses_the_run(tmp_path: Path, monkeypatch)
 def test_a_gradient_that_is_not_finite_skips_the_step_and_the_run_goes_on(tmp_path: Path, monkeypatch):
     made_up = ["--health.mismatch", "none", "--health.first_update", "none"]  # nobody sampled the examples
     recipe = tiny("--sft.steps", "1", "--pretrain", "none", "--rl.num_steps", "2", *made_up)
-    examples = learn_from([group(1, 0)], small_policy(), Algorithm())
+    examples = learn_from([group(1, 0)], small_policy(), Algorithm(), LONGEST)
     broken = [replace(e, advantages=e.advantages * np.nan) for e in examples]
     monkeypatch.setattr(rl_module, "learn_from", lambda *_: broken)
     run = carry_out(tmp_path / "broken", recipe)
@@ -498,6 +556,44 @@ def test_rl_runs_with_the_models_that_an_algorithm_needs(name: str, finished: Pa
     assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
     needed = {"grpo": "reference_kl", "ppo": "value_loss", "distill": "teacher_kl"}[name]
     assert needed in rows[0]
+
+
+def test_a_teacher_of_other_tokens_is_refused(finished: Path, tmp_path: Path):
+    loaded = load_model(finished)
+    old = loaded.template.tokenizer
+    spec = old.spec
+    first, second = (next(piece for piece, id in spec["model"]["vocab"].items() if id == n) for n in (40, 41))
+    spec["model"]["vocab"] |= {first: 41, second: 40}
+    save_model(tmp_path / "other", loaded.model, Template(Tokenizer(json.dumps(spec)), loaded.template.config))
+    recipe = tiny("--start", str(finished), "--pretrain", "none", "--sft", "none")
+    config = replace(recipe.rl, algorithm=PRESETS["distill"](), teacher=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="other has another tokenizer"):
+        carry_out(tmp_path / "run", replace(recipe, rl=config))
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: RolloutConfig(group_size=0), "RolloutConfig: group_size is 0\n.*1 or more"),
+        (lambda: RolloutConfig(told_share=1.5), "told_share is 1.5\n.*from 0 to 1"),
+        (lambda: RolloutConfig(full_share=0.6, none_share=0.6), "0.6 and 0.6, more than 1 together"),
+        (lambda: RolloutConfig(thought=(0, 512)), "budgets are not drawn from 0 to 512"),
+        (lambda: RolloutConfig(thought=(64, 32)), "budgets are not drawn from 64 to 32"),
+        (lambda: CurriculumConfig(floor=0), "floor is 0"),
+        (lambda: CurriculumConfig(retire_at=0.5, retire_below=0.6), "retire_below is 0.6, above"),
+        (lambda: RlConfig(eval_every=0), "RlConfig: eval_every is 0"),
+        (lambda: RlConfig(max_staleness=-1), "max_staleness is -1"),
+        (lambda: SftConfig(examples=0), "SftConfig: examples is 0"),
+        (lambda: PretrainConfig(length=1), "length is 1"),
+        (lambda: PolicyConfig(micro_batch_tokens=0), "micro_batch_tokens is 0"),
+        (lambda: NativeConfig(rows=0), "rows is 0"),
+        (lambda: Share(task=Countdown(levels=(1, 3)), level_weights=(0, 0)), "weights"),
+        (lambda: tiny("--rl.rollouts.answer", "0"), "answer is 0"),
+    ],
+)
+def test_a_value_that_no_run_can_use_is_refused_before_it_begins(made: Callable[[], object], said: str):
+    with pytest.raises(ConfigError, match=said):
+        made()
 
 
 def test_distilling_without_a_teacher_says_so(tmp_path: Path):

@@ -124,7 +124,10 @@ class Health:
     def accepts(self, metrics: Mapping[str, float]) -> bool:
         """Whether an update with such metrics is to be applied."""
         self._ask(Seen(metrics=metrics), "update")
-        return not any(reaction in ("skip", "roll_back") for _, _, reaction in self._found.values())
+        return not any(
+            reaction == "roll_back" or self.in_a_row.get(f"{name}.skip")  # even where the reaction is to pause
+            for name, (_, _, reaction) in self._found.items()
+        )
 
     def check(
         self, step: int, metrics: Mapping[str, Any], groups: Sequence[Group], tell: Tell, stopping: Stopping
