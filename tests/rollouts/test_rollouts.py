@@ -1,11 +1,11 @@
 """Groups are drawn, sampled and verified as the numbers say, and a failing check never becomes a reward."""
 
 import json
-import time
 from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
 from random import Random
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -228,11 +228,14 @@ def test_one_answer_is_checked_once_for_all_who_gave_it_in_the_same_way(template
     assert asked == [right, "1"]
 
 
-class Slow(Countdown):
+class InPairs(Countdown):
+    """Its checks wait for one another, two at a time; alone they would fail."""
+
     in_worker = True
+    pair = Barrier(2)
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        time.sleep(0.02 * problem.level)
+        self.pair.wait(timeout=10)
         return super().verify(problem, answer)
 
 
@@ -242,7 +245,7 @@ def test_checks_run_beside_each_other_and_keep_their_order(template: Template):
         (problem, [rollout(template, answer), rollout(template, answer, ended=False)])
         for problem, answer, _ in examples
     ]
-    groups = verified_groups(iter(sampled), {"countdown": Slow()}, template)
+    groups = verified_groups(iter(sampled), {"countdown": InPairs()}, template)
     assert [g.problem for g in groups] == [problem for problem, _ in sampled]
     kinds = [[r.verdict.kind for r in g.rollouts] for g in groups]
     assert kinds == [[judge(rollouts[0], p, Countdown(), template).kind, "wrong"] for p, rollouts in sampled]
