@@ -38,6 +38,8 @@ RESULTS = ROOT / "docs" / "results" / "o1.json"
 COMMAND = "python -m benchmarks.o1"
 BUDGETS = (16, 32, 64, 128, 256, 512)
 MINUTES, PROBES_S = 5, 60
+LEAST_BUDGETS = 4
+"""Of a straight line: any two points are on one."""
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ class Bench:
 
 def measured(bench: Bench, problems: int) -> Iterator[Claim]:
     bench.eval("suite", "--suite", "o1")
-    yield follows_the_log(bench.kept / "suite")
+    yield from follows_the_log(bench.kept / "suite")
     yield from read_claims(bench.kept / "suite" / "claims.json")
     bench.steep("report", "report", str(bench.run), "--out", str(bench.kept / "report"))
     yield from forecast(read_json(bench.kept / "report" / "report.json"))
@@ -110,11 +112,13 @@ def measured(bench: Bench, problems: int) -> Iterator[Claim]:
     )
 
 
-def follows_the_log(directory: Path) -> Claim:
-    """R^2 over the budgets above 0 up to the best one."""
+def follows_the_log(directory: Path) -> list[Claim]:
+    """R^2 over the budgets above 0 up to the best one, over four at least; nothing where fewer were measured."""
     cells = [cell for cell in load_cells(directory) if cell.mode == "sampled" and cell.budget > 0]
+    if len(cells) < LEAST_BUDGETS:
+        return []
     best = max(cells, key=lambda cell: cell.value)
-    budgets = [cell.budget for cell in cells if cell.budget <= best.budget]
+    budgets = [cell.budget for place, cell in enumerate(cells) if place < LEAST_BUDGETS or cell.budget <= best.budget]
     rising: Curve = curve(Stage(directory), model=best.model, task=best.task, mode="sampled", budgets=budgets)
     return claim_r2("o1.sequential_r2", rising, ">= 0.95", COMMAND)
 

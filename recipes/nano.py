@@ -108,16 +108,15 @@ def claims(run: Run) -> list[Claim]:
         return curve(stage, model="rl", task="countdown", mode="sampled", budgets=budgets)
 
     rising = measured(16, 32, 64, 128, 256)
+    course = [row for each in run.stages() if each.name == "rl" for row in each.metrics()]
     return [
-        claim_smallest_gain("nano.countdown_rises_to_256", rising, "> 0", command),
-        claim_smallest_gain("nano.countdown_gain_256_to_512", measured(256, 512), ">= 0", command),
-        claim_r2("nano.countdown_loglinear_r2", measured(16, 32, 64, 128, 256, 512), ">= 0.95", command),
+        *claim_smallest_gain("nano.countdown_rises_to_256", rising, "> 0", command),
+        *claim_smallest_gain("nano.countdown_gain_256_to_512", measured(256, 512), ">= 0", command),
+        *claim_r2("nano.countdown_loglinear_r2", measured(16, 32, 64, 128, 256, 512), ">= 0.95", command),
         *claim_cell("nano.countdown_at_512", cells, ">= 0.85", command, **countdown, budget=512),
         *claim_cell("nano.countdown_without_thought", cells, "<= 0.2", command, **countdown, budget=0),
         *claim_gain("nano.countdown_rl_over_sft", scored("rl"), scored("sft"), "> 0", command),
-        *claim_training_gain(
-            "nano.countdown_rl_gain_at_64", run.stage("rl").metrics(), "valid/countdown@64", "> 0", command
-        ),
+        *claim_training_gain("nano.countdown_rl_gain_at_64", course, "valid/countdown@64", "> 0", command),
         *claim_cell("nano.letters_with_thought", cells, ">= 0.98", command, **letters, budget=64),
         *claim_cell("nano.strawberry_with_thought", cells, ">= 0.98", command, **strawberry, budget=64),
     ]

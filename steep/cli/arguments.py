@@ -134,7 +134,8 @@ def _train(commands: _Commands) -> None:
         "steep train --model smollm2 --task mine.jsonl --verifier number",
         "steep train --model runs/nano --task mine.py --task arithmetic --rl.num_steps 50",
         "steep train recipes/nano.py --run fast --rl.policy.optimizer.lr 3e-4",
-        "steep train recipes/nano.py --watch.budgets 32,128 --rl none --trackers tensorboard",
+        "steep train recipes/nano.py --watch.budgets 32,128 --trackers tensorboard",
+        "steep train recipes/nano.py --run short --sft.steps 600 --rl none",
         "steep train recipes/nano_claims.py",
         "steep train recipes/nano_claims.py:0/main",
         usage="steep train [RECIPE] [--model MODEL] [--task NAME|FILE ...] [--verifier NAME] [--run NAME_OR_PATH]\n"

@@ -190,20 +190,28 @@ def claim_spread(id: str, values: Sequence[float], bar: str, command: str) -> li
     return [Claim(id=id, value=float(np.mean(values)), low=min(values), high=max(values), bar=bar, command=command)]
 
 
-def claim_r2(id: str, measured: Curve, bar: str, command: str) -> Claim:
-    """How well accuracy follows a straight line over the log of the budget."""
+def claim_r2(id: str, measured: Curve, bar: str, command: str) -> list[Claim]:
+    """How well accuracy follows a straight line over the log of the budget; nothing if no problem was measured."""
+    if not len(measured.scores_PB):
+        return []
     draws = [fit_log(measured.budgets, accuracy_B.tolist()).r2 for accuracy_B in measured.resampled()]
     low, high = np.quantile(draws, [0.025, 0.975])
     value = fit_log(measured.budgets, measured.accuracies.tolist()).r2
-    return Claim(id=id, value=value, low=float(low), high=float(high), bar=bar, command=command)
+    return [Claim(id=id, value=value, low=float(low), high=float(high), bar=bar, command=command)]
 
 
-def claim_smallest_gain(id: str, measured: Curve, bar: str, command: str) -> Claim:
-    """The smallest gain in accuracy from one budget to the next: above 0 if the curve rises everywhere."""
+def claim_smallest_gain(id: str, measured: Curve, bar: str, command: str) -> list[Claim]:
+    """The smallest gain in accuracy from one budget to the next: above 0 if the curve rises everywhere.
+
+    Nothing if no problem was measured.
+    """
+    if not len(measured.scores_PB):
+        return []
     draws = [float(np.diff(accuracy_B).min()) for accuracy_B in measured.resampled()]
     low, high = np.quantile(draws, [0.025, 0.975])
     value = float(np.diff(measured.accuracies).min())
-    return Claim(id=id, value=value, low=min(float(low), value), high=max(float(high), value), bar=bar, command=command)
+    low, high = min(float(low), value), max(float(high), value)
+    return [Claim(id=id, value=value, low=low, high=high, bar=bar, command=command)]
 
 
 def claim_cell(id: str, cells: Sequence[Cell], bar: str, command: str, **where: object) -> list[Claim]:

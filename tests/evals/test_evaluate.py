@@ -82,15 +82,20 @@ def test_claims_about_a_curve():
     chances = np.array([0.2, 0.4, 0.6, 0.8])
     scores = (rng.random((2000, 1)) < chances).astype(float)
     straight = Curve((16, 32, 64, 128), scores)
-    r2 = claim_r2("r2", straight, ">= 0.95", "do")
+    (r2,) = claim_r2("r2", straight, ">= 0.95", "do")
     assert r2.holds
     assert r2.low <= r2.value <= r2.high <= 1
-    gain = claim_smallest_gain("gain", straight, "> 0", "do")
+    (gain,) = claim_smallest_gain("gain", straight, "> 0", "do")
     assert gain.value == pytest.approx(0.2, abs=0.04)
     assert gain.low > 0.1
-    falls = claim_smallest_gain("gain", Curve((1, 2), np.array([[1.0, 0.0], [1.0, 1.0]])), ">= 0", "do")
+    (falls,) = claim_smallest_gain("gain", Curve((1, 2), np.array([[1.0, 0.0], [1.0, 1.0]])), ">= 0", "do")
     assert falls.value == -0.5
     assert not falls.holds
+
+
+def test_of_a_curve_without_problems_nothing_is_claimed():
+    empty = Curve((16, 32), np.empty((0, 2)))
+    assert claim_r2("r2", empty, ">= 0.95", "do") == claim_smallest_gain("gain", empty, "> 0", "do") == []
 
 
 def test_the_gain_of_training_is_from_before_the_first_step_to_the_last():
