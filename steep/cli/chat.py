@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from random import SystemRandom
@@ -132,7 +132,7 @@ class Chat:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    question = args.prompt if args.prompt is not None or sys.stdin.isatty() else sys.stdin.read().strip()
+    question = asked(args.prompt)
     if question is None and args.json:
         raise SteepError("--json is for one answer", "give the question as an argument or on standard input")
     if question is not None and not question.strip():
@@ -148,6 +148,23 @@ def run(args: argparse.Namespace) -> Outcome:
         return Outcome(value=None)
     reply = chat.ask(question)
     return Outcome(value=reply, exit_code=STOPPED if reply.stopped else 0)
+
+
+def asked(prompt: str | None) -> str | None:
+    """The question in the argument, or on standard input; None where somebody is there to type."""
+    if prompt is None and sys.stdin.isatty():
+        return None
+    return whole(lambda: sys.stdin.read().strip() if prompt is None else prompt)
+
+
+def whole(read: Callable[[], str]) -> str:
+    """What is read. Bytes that are no text cannot be, or come as halves of characters, which cannot be encoded."""
+    try:
+        text = read()
+        text.encode()
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise SteepError(f"the question is no text: {error.reason}", "give it in UTF-8") from None
+    return text
 
 
 def first_budget(template: Template, args: argparse.Namespace) -> Budget:
@@ -169,7 +186,10 @@ def converse(chat: Chat, output: Output) -> None:
     output.say(f"{thinking(chat.budget)}\n{HELP}", style="dim")
     while True:
         try:
-            line = input("> ").strip()
+            line = whole(lambda: input("> ").strip())
+        except SteepError as error:
+            output.say(str(error), style="yellow")
+            continue
         except EOFError:
             output.say("")
             return

@@ -14,7 +14,7 @@ from typing import Literal
 import psutil
 import torch
 
-from steep.cli.outcome import Outcome, Output
+from steep.cli.outcome import Outcome, Output, to_install
 from steep.engines.locate import PACKAGES
 from steep.models import kernels
 from steep.runs import machine, number, versions
@@ -145,7 +145,7 @@ def extras() -> Iterator[Check]:
             needed.setdefault(match[2], []).append(match[1])
     for extra, packages in needed.items():
         missing = [package for package in packages if not installed(package)]
-        install = PACKAGES[extra].install if extra in PACKAGES else f"pip install 'steep[{extra}]'"
+        install = PACKAGES[extra].install if extra in PACKAGES else to_install(extra)
         found = f"without {', '.join(missing)}; for it: {install}" if missing else "installed"
         yield Check(name=f"[{extra}]", status="ok", found=found)
 

@@ -19,6 +19,7 @@ STOPPED = 130
 """128 + SIGINT, as shells have it."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_SUCH_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,4 +65,6 @@ def explain(error: BaseException) -> str | None:
         return f"steep: the disk is full: {error.filename or 'a file'} could not be written\n  free some space"
     if error.errno in FORBIDDEN:
         return f"steep: {error.filename or 'a file'}: {error.strerror}\n  choose another place, or mend its permissions"
+    if error.errno in NO_SUCH_PLACE and error.filename is not None:
+        return f"steep: {error.filename}: {error.strerror}\n  choose another path; STEEP_DEBUG=1 shows what wanted it"
     return None

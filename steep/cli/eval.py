@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from math import isnan
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from steep.cli.engine import new_engine, tell_thoughtless
@@ -152,6 +153,13 @@ def begin(out: Path, args: argparse.Namespace, settings: dict[str, Any]) -> None
     before = read_json(file)
     if any(before.get(key) != value for key, value in settings.items()):
         raise SteepError(f"{out} holds another evaluation", "choose another directory with --out")
+
+
+def writable(directory: Path) -> None:
+    """Make a directory. Where no file can be made in it, that is told before anything is measured."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=directory):
+        pass
 
 
 def tell(cells: Sequence[Cell], out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,11 @@ class Output(Console):
         for row in rows:
             table.add_row(*(Text(printable(str(cell), self.encoding)) for cell in row))
         self.print(table)
+
+
+def to_install(extra: str) -> str:
+    """The command that adds an optional part to the Python that runs this."""
+    return f"{shlex.quote(sys.executable)} -m pip install 'steep[{extra}]'"
 
 
 def _without_classes(value: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steep.cli.arguments import did_you_mean
 from steep.cli.engine import labels, tell_thoughtless, thought_tokens
-from steep.cli.eval import engine_for
+from steep.cli.eval import engine_for, writable
 from steep.cli.outcome import Outcome, Output
 from steep.engines import LoadedModel, load_model
 from steep.errors import SteepError
@@ -107,6 +107,9 @@ def added(question: str, args: argparse.Namespace) -> Outcome:
 
 def asked(found: Sequence[Problem], args: argparse.Namespace) -> Outcome:
     loaded = [load_model(name) for name in args.names]
+    writable(args.history.parent)
+    if args.history.exists():
+        args.history.open("ab").close()
     output = Output()
     results = []
     for label, one in zip(labels(loaded), loaded, strict=True):

@@ -14,6 +14,8 @@ from steep.training.sweep import is_sweep
 def run(args: argparse.Namespace) -> Outcome:
     found = Run.open(args.run)
     if found.status == "finished":
+        if args.overrides:
+            raise ConfigError(f"{found.path} is finished: no option changes it", "begin another run with `steep train`")
         return done(found)
     path, _ = parted(found.info.recipe)
     if not path.is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steep.cli.arguments import did_you_mean
-from steep.cli.outcome import Outcome, Output
+from steep.cli.outcome import Outcome, Output, to_install
 from steep.cli.watch import watch
 from steep.errors import SteepError
 from steep.runs import Comparison, Run, RunDetail, RunSummary, StageSummary, compare, duration, list_runs, number, show
@@ -100,7 +100,7 @@ def served(root: Path, port: int, open_it: bool) -> Outcome:
 
         from steep.server.pages import pages
     except ModuleNotFoundError as error:
-        raise SteepError(f"the page needs {error.name}", "pip install 'steep[serve]'") from None
+        raise SteepError(f"the page needs {error.name}", to_install("serve")) from None
     with listen(port) as listening:
         url = f"http://{HOST}:{listening.getsockname()[1]}/"
         Output().say(f"{root} is shown at {url}, to this machine only; Ctrl-C ends it")

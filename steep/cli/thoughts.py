@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from steep.cli.engine import labels, thought_tokens
-from steep.cli.eval import engine_for, typed
+from steep.cli.eval import engine_for, typed, writable
 from steep.cli.outcome import Outcome, Output
 from steep.cli.task import find_task
 from steep.engines import load_model
@@ -26,6 +26,10 @@ def run(args: argparse.Namespace) -> Outcome:
         if loaded.template.think_close_id is None:
             raise SteepError(f"{loaded.name} has no thought section, so there are no thoughts", "name one that thinks")
     names = labels(models)
+    out = (
+        args.out or Path("runs/thoughts") / f"{names[-1].replace('/', '-')}-{task.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    )
+    writable(out)
     measured: dict[str, list[Figure]] = {name: [] for name in names}
     with Progress(PARTS * len(models), f"thoughts {task.name}") as progress:
         for number, (name, loaded) in enumerate(zip(names, models, strict=True)):
@@ -36,11 +40,7 @@ def run(args: argparse.Namespace) -> Outcome:
             for part, found in enumerate(figures(subject, problems), start=1):
                 measured[name] += found
                 progress.update(PARTS * number + part)
-    out = (
-        args.out or Path("runs/thoughts") / f"{names[-1].replace('/', '-')}-{task.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    )
     outcome = Outcome(value={"out": out, "task": task.name, "problems": len(problems), "models": measured})
-    out.mkdir(parents=True, exist_ok=True)
     made = {"command": typed(args), "versions": versions(), "machine": machine()}
     write_json(out / FILE, {**outcome.json(), **made})
     write_atomic(out / "thoughts.md", as_markdown(measured).encode())
