@@ -1,5 +1,5 @@
 # PYTHON   the Python to make the environment with, 3.11 or newer
-# VENV     where to make it
+# VENV     where to make it: one path without spaces
 # BENCH    options for the benchmarks, such as --quick
 #
 # On Linux an index may offer torch in a build for CUDA, of several gigabytes. For the build for the CPU, set
@@ -7,6 +7,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+ifneq ($(words $(VENV)),1)
+$(error VENV is "$(VENV)", which is not one path without spaces)
+endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINNED := pyproject.toml constraints.txt
@@ -30,7 +33,7 @@ demo: $(VENV)/core.stamp ## train the nano model on this machine, and report on 
 	@echo "  $(BIN)/steep chat $(RUN)"
 	@echo "  $(BIN)/steep eval $(RUN) --task countdown --budgets 0,64,256"
 
-claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold them to their bars: many hours
+claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold them to their bars: about three hours
 	@$(BIN)/steep train recipes/nano_claims.py
 
 test: $(VENV)/dev.stamp ## run the tests
@@ -59,15 +62,17 @@ bench: $(VENV)/core.stamp ## measure steep against other programs, on cores that
 	@$(BIN)/python -m benchmarks.tables
 
 clean: ## delete the environment and what the tools cached; runs stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	@if [ -e $(VENV)/pyvenv.cfg ] && [ -e $(VENV)/core.stamp ]; then echo "rm -rf $(VENV)"; rm -rf $(VENV); \
+		elif [ -e $(VENV) ]; then echo "$(VENV) stays, for it was not made here"; fi
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "steep needs Python 3.11 or newer, and $(PYTHON) is not: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; \
 		exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { \
-		rm -rf $(VENV); echo "$(PYTHON) cannot make environments: on Debian, apt install python3-venv"; exit 1; }
+	@new=$$([ -e $(VENV) ] || echo $(VENV)); $(PYTHON) -m venv $(VENV) || { \
+		rm -rf $@ $$new; echo "$(PYTHON) cannot make environments: on Debian, apt install python3-venv"; exit 1; }
 
 $(VENV)/core.stamp: $(PINNED) | $(VENV)/bin/python
 	@echo "installing steep into $(VENV); this takes some minutes, once"

@@ -16,7 +16,7 @@ from benchmarks import limits, models
 from benchmarks.rivals import HOME, start
 from benchmarks.tables import table
 from benchmarks.worker import ROOT, Side, SideError
-from steep.runs import Claim, evidence, write_json
+from steep.runs import Claim, evidence, machine, write_json
 
 PAIRS = 5
 MODELS = ("N", "S")
@@ -48,7 +48,7 @@ class Row:
 def options(description: str | None, models: bool = False) -> argparse.ArgumentParser:
     """What every script takes, and a choice among MODELS where it measures both."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cores = len(os.sched_getaffinity(0))
+    cores = machine()["cores"]
     parser.add_argument("--quick", action="store_true", help="the smallest sizes, one round: shows that all works")
     parser.add_argument("--json", action="store_true", help="print the results as JSON, and all else to stderr")
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"rounds ({PAIRS})")
@@ -152,8 +152,10 @@ class Bench:
         return list(rows.values())
 
     def claim(self, id: str, values: Sequence[float], bar: str) -> None:
-        """The median of what was measured, with its lowest and highest; nothing measured is no claim."""
-        if values:
+        """The median of what was measured, with its lowest and highest; nothing measured is no claim, but a note."""
+        if not values:
+            self.notes.append(f"{id} was not measured on this machine.")
+        else:
             middle = statistics.median(values)
             claim = Claim(id=id, value=middle, low=min(values), high=max(values), bar=bar, command=self.command)
             self.claims.append(claim)

@@ -19,6 +19,7 @@ from benchmarks.clients import HOST, Answer, gauges, post, request
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 UNDER_WAY, ACTIVE = "steep_answers_waiting_or_running", "steep_rows_active"
+PROCESSES = Path("/proc")
 GIVEN_UP_S = 30.0
 """After so long a connection counts as one that the server does not close."""
 
@@ -164,13 +165,15 @@ async def drip(port: int, body: bool) -> float | None:
 @dataclass(frozen=True, kw_only=True)
 class Soak:
     kb: list[int]
-    """Anonymous memory of the server, from the end of the warm-up on."""
+    """Anonymous memory of the server, from the end of the warm-up on; nothing where the system does not tell."""
     answers: int
     errors: int
 
     @property
     def growth(self) -> list[float]:
         """Of the last sixth of the time over the first."""
+        if not self.kb:
+            return []
         part = max(len(self.kb) // 6, 1)
         before = statistics.median(self.kb[:part])
         return [kb / before - 1 for kb in self.kb[-part:]]
@@ -190,6 +193,8 @@ async def soak(served: Served, streams: int, thought: int, warm_s: float, second
             turn += 1
 
     async def watch() -> None:
+        if not rollup(served.pid).exists():
+            return
         await asyncio.sleep(warm_s)
         while time.perf_counter() < until:
             kb.append(anonymous_kb(served.pid))
@@ -200,5 +205,9 @@ async def soak(served: Served, streams: int, thought: int, warm_s: float, second
 
 
 def anonymous_kb(pid: int) -> int:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return int(rollup.partition("Anonymous:")[2].split()[0])
+    return int(rollup(pid).read_text().partition("Anonymous:")[2].split()[0])
+
+
+def rollup(pid: int) -> Path:
+    """What Linux, and no other system, tells of a process's memory."""
+    return PROCESSES / str(pid) / "smaps_rollup"

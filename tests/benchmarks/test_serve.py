@@ -77,5 +77,12 @@ def test_a_soak_counts_errors(max_thought, errors):
         assert min(soaked.kb) > 1000
 
 
+def test_a_soak_measures_no_growth_where_the_system_does_not_tell_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(strain, "PROCESSES", tmp_path)
+    with serving(endless=True) as client:
+        soaked = asyncio.run(soak(served(client), streams=2, thought=8, warm_s=0.1, seconds=0.2))
+    assert (soaked.errors, soaked.growth) == (0, [])
+
+
 def test_growth_is_of_the_end_over_the_beginning():
     assert Soak(kb=[100, 100, 102, 103, 104, 130], answers=1, errors=0).growth == [pytest.approx(0.3)]
