@@ -1,6 +1,7 @@
 """`steep tasks`, and `steep eval` and `steep train` on a file of problems."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ import pytest
 from steep.cli import main
 from steep.cli.train import load
 from steep.runs import Run
-from steep.tasks.jsonl import Jsonl
+from steep.tasks.jsonl import FIELDS, Jsonl
 
 TINY = str(Path(__file__).parent / "recipes" / "tiny.py")
 SAMPLES = Path(__file__).parent / "tasks" / "samples"
+GUIDE = Path(__file__).parent.parent / "docs" / "guide.md"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,16 @@ def test_a_good_file_is_shown_and_can_be_used(elsewhere, capsys):
     assert told.count("user: What is ") == 10
     assert "number '2'" in told
     assert "mine.jsonl can be used: steep eval MODEL --task mine.jsonl, steep train --model MODEL --task mi" in told
+
+
+def test_the_examples_of_the_guide_can_be_used(elsewhere, capsys):
+    guide = GUIDE.read_text()
+    for name, kind, count in (("mine.jsonl", "json", 2), ("mine.py", "python", 98)):
+        Path(name).write_text(guide.partition(f"```{kind}\n")[2].partition("```")[0])
+        code, found, _ = checked(capsys, name)
+        assert (code, found["problems"], found["errors"], found["warnings"]) == (0, count, [], [])
+    named = re.findall(r"^\| `(\w+)` \|", guide, re.M)
+    assert sorted([*named, "pass_rate"]) == sorted(FIELDS)
 
 
 def test_every_error_is_told_with_its_line(elsewhere, capsys):

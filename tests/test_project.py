@@ -2,15 +2,21 @@
 
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import steep
+from benchmarks import tables
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+README = (ROOT / "README.md").read_text()
 
 
 def test_all_data_is_packaged():
@@ -52,12 +58,32 @@ def test_the_licence_is_whole():
     assert "END OF TERMS AND CONDITIONS" in text
 
 
+def test_skipped_tests_are_named():
+    assert "-rs" in PROJECT["tool"]["pytest"]["ini_options"]["addopts"].split()
+
+
+# Figures
+
+
 def test_the_readme_quotes_the_figures_that_were_measured():
     """Each row of its tables names a claim; value, interval and bar are those in docs/results."""
-    nano = claims_in("nano.json")
-    assert set(nano) <= check_rows(nano, digits=".3f")
-    rivals = claims_in("performance/*.json")
-    assert check_rows(rivals, digits=".3g")
+    nano, rivals = claims_in("nano.json"), claims_in("performance/*.json")
+    rows = re.findall(r"^\| .* \| `([\w.]+)` \| (.*) \| (.*), (holds|missed) \|$", README, re.M)
+    quoted = {id: tuple(quote) for id, *quote in rows}
+    assert len(quoted) == len(rows)
+    expected = {id: in_words(claim, ".3f") for id, claim in nano.items()}
+    measured = {id: in_words(claim, ".3g") for id, claim in rivals.items()}
+    assert quoted == expected | {id: measured[id] for id in quoted.keys() - expected.keys()}
+    verdicts = {verdict for *_, verdict in measured.values()}
+    assert {verdict for id, (*_, verdict) in quoted.items() if id in rivals} == verdicts
+
+
+def test_the_page_of_performance_has_every_claim():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert page == tables.page()
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*) \| (.*) \| (holds|missed) \|$", page, re.M)
+    expected = {id: in_words(claim, ".3g") for id, claim in claims_in("performance/*.json").items()}
+    assert {id: tuple(row) for id, *row in rows} == expected
 
 
 def claims_in(files: str) -> dict[str, Any]:
@@ -65,13 +91,61 @@ def claims_in(files: str) -> dict[str, Any]:
     return {claim["id"]: claim for path in results for claim in json.loads(path.read_text())["claims"]}
 
 
-def check_rows(claims: Mapping[str, Any], digits: str) -> set[str]:
-    """The claims that README quotes, all of them rightly."""
-    rows = re.findall(r"^\| .* \| `([\w.]+)` \| (.*) \| (.*) \|$", (ROOT / "README.md").read_text(), re.M)
-    found = {id: (figure, bar) for id, figure, bar in rows if id in claims}
-    for id, (figure, bar) in found.items():
-        value, low, high = (format(claims[id][name], digits) for name in ("value", "low", "high"))
-        assert figure == f"{value} ({low} to {high})"
-        assert bar == f"{claims[id]['bar']}, {'holds' if claims[id]['holds'] else 'missed'}"
-    assert {id for id, _, _ in rows} <= {*claims_in("nano.json"), *claims_in("performance/*.json")}
-    return set(found)
+def in_words(claim: Mapping[str, Any], digits: str) -> tuple[str, str, str]:
+    value, low, high = (format(claim[name], digits) for name in ("value", "low", "high"))
+    spread = "" if claim["low"] == claim["high"] else f" ({low} to {high})"
+    return f"{value}{spread}", claim["bar"], "holds" if claim["holds"] else "missed"
+
+
+# make
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Runs the Makefile in an empty directory, and gives its exit status and what it said."""
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str]:
+        done = subprocess.run(["make", "-f", ROOT / "Makefile", *words], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["", "my env"])
+def test_an_environment_has_a_name_of_one_word(name, make):
+    for part in ("my", "env"):
+        Path(part).mkdir()
+    status, told = make("clean", f"VENV={name}")
+    assert status == 2
+    assert f'VENV is "{name}", which is not one path without spaces' in told
+    assert Path("my").is_dir()
+    assert Path("env").is_dir()
+
+
+def test_clean_deletes_the_environment_alone_that_make_made(make):
+    for name, files in {"notes": [], "other": ["pyvenv.cfg"], "made": ["pyvenv.cfg", "core.stamp"]}.items():
+        Path(name).mkdir()
+        for file in files:
+            Path(name, file).touch()
+    for name in ("notes", "other"):
+        assert make("clean", f"VENV={name}")[0] == 0
+        assert Path(name).is_dir()
+    assert make("clean", "VENV=made")[0] == 0
+    assert not Path("made").exists()
+
+
+def test_an_environment_that_cannot_be_made_leaves_what_was_there(make):
+    """A Python whose venv fails half way, as on Debian without python3-venv."""
+    Path("python").write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p $3/bin && touch $3/bin/python\nexit 1\n')
+    Path("python").chmod(0o755)
+    Path("there").mkdir()
+    Path("there/notes").touch()
+    for name in ("there", "new"):
+        status, told = make(f"{name}/bin/python", f"VENV={name}", "PYTHON=./python")
+        assert status == 2
+        assert "apt install python3-venv" in told
+    assert sorted(map(str, Path("there").rglob("*"))) == ["there/bin", "there/notes"]
+    assert not Path("new").exists()

