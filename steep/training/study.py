@@ -21,7 +21,7 @@ from typing import Self
 
 from rich.console import Console
 
-from steep.config import to_json
+from steep.config import blamed_on, to_json
 from steep.engines import find_device
 from steep.errors import ConfigError, SteepError
 from steep.runs import (
@@ -115,7 +115,8 @@ def run_study(run: Run, study: Study, command: Command, console: Console) -> Non
     """
     carry_out_arms(run.path, study, command, console)
     runs = {name: Run.open(run.path / name) for name in study.arms}
-    claims = study.claims(runs) if study.claims else []
+    with blamed_on(Path(run.info.recipe)):
+        claims = study.claims(runs) if study.claims else []
     spent_s = sum(map(seconds, runs.values()))
     when_room(lambda: write_evidence(run.path / CLAIMS, claims, spent_s))
 

@@ -19,7 +19,7 @@ from steep.cli import main
 from steep.config import load_recipe, override, to_json
 from steep.errors import ConfigError, SteepError
 from steep.runs import Run, Stage, TrainingLeft, read_claims, steps
-from steep.training.study import Arm, Study, carry_out_arms, standing, within, workers
+from steep.training.study import Arm, Study, carry_out_arms, run_study, standing, within, workers
 
 STUDY = Path(__file__).parent.parent / "recipes" / "study.py"
 RECIPE = load_recipe(STUDY.with_name("tiny.py"))
@@ -130,6 +130,16 @@ def test_finished_arms_are_not_run_again(tmp_path: Path):
         pass
     carry_out_arms(tmp_path, study, script(tmp_path, {}), Console(quiet=True))
     assert order(tmp_path) == ["b begins", "b ends"]
+
+
+def test_claims_that_raise_are_the_recipes_to_mend(tmp_path: Path):
+    study = Study(arms={"a": arm()}, claims=lambda runs: [runs["b"]])  # type: ignore[list-item]
+    with Run.create(tmp_path / "a", recipe="x.py:a", overrides=[], config=RECIPE, seed=0):
+        pass
+    with Run.create(tmp_path / "study", recipe="x.py", overrides=[], config=study, seed=0) as run:
+        (tmp_path / "a").rename(run.path / "a")
+        with pytest.raises(ConfigError, match=r"x.py: KeyError: 'b'\n  mend the recipe"):
+            run_study(run, study, script(tmp_path, {}), Console(quiet=True))
 
 
 def test_ctrl_c_asks_the_arms_to_save(tmp_path: Path):
