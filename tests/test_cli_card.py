@@ -45,6 +45,8 @@ def test_a_model_of_which_nothing_is_known_is_measured(tiny, capsys):
     made = last_json(capsys)
     assert [(cell["task"], cell["budget"]) for cell in made["cells"]] == [("letters", 0), ("letters", 4)]
     assert made["seconds"] > 0
+    assert main([*words, "--out", "measured", "--json"]) == 0
+    assert last_json(capsys)["seconds"] is None  # nothing is measured again, so nothing says how long it takes
     shutil.copytree("measured", "again")
     assert main(["compare", "measured", "again", "--json"]) == 0
     found = last_json(capsys)["differences"]

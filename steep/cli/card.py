@@ -14,7 +14,7 @@ from steep.config import to_json
 from steep.engines import load_model
 from steep.evals.card import as_markdown, card, find, measured
 from steep.evals.evaluate import EvalConfig
-from steep.evals.suite import SuiteConfig, measure
+from steep.evals.suite import SuiteConfig, load_cells, measure
 from steep.runs import Stage, write_atomic, write_json
 from steep.tasks.mixture import distinct
 from steep.types import Task
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> Outcome:
     return outcome
 
 
-def measured_now(args: argparse.Namespace) -> tuple[Path, float]:
-    """Evaluate the model: where that is kept, and the seconds that an answer took."""
+def measured_now(args: argparse.Namespace) -> tuple[Path, float | None]:
+    """Evaluate the model: where that is kept, and the seconds that an answer took, if all are made now."""
     tasks: Mapping[str, Task] = {task.name: task for task in map(find_task, args.task or TASKS)}
     loaded = load_model(args.model)
     eval_config = EvalConfig(
@@ -54,7 +54,7 @@ def measured_now(args: argparse.Namespace) -> tuple[Path, float]:
     out = args.out or Path("runs/cards") / f"{loaded.name.replace('/', '-')}-{datetime.now():%Y%m%d-%H%M%S}"
     settings = {name: to_json(task) for name, task in tasks.items()}
     begin(out, args, {"model": str(loaded.path), "tasks": settings, "config": to_json(config)})
-    started = time.monotonic()
+    kept, started = load_cells(out), time.monotonic()
     cells = measure(Stage(out), loaded.name, engine, loaded.template, tasks, config)
     answers = sum(cell.problems for cell in cells if cell.level is None)
-    return out, (time.monotonic() - started) / answers
+    return out, None if kept else (time.monotonic() - started) / answers

@@ -54,6 +54,8 @@ class Findings:
     spendings: tuple[Spending, ...] = ()
     left_out: tuple[str, ...] = ()
     """What could not be measured, in words."""
+    overlaps: tuple[str, ...] = ()
+    """How many test problems are like training problems, in words; nothing of tasks that make their problems."""
 
     def plus(self, other: "Findings") -> "Findings":
         return Findings(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -97,6 +99,7 @@ def load_findings(directory: Path) -> Findings:
         scorings=tuple(Scoring(**row) for row in kept["scorings"]),
         spendings=tuple(Spending(**row) for row in kept["spendings"]),
         left_out=tuple(kept["left_out"]),
+        overlaps=tuple(kept.get("overlaps", ())),  # none in files of older versions
     )
 
 

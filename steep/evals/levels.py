@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import chain, count
 
-from steep.errors import SteepError
+from steep.errors import ConfigError, SteepError
 from steep.evals.statistics import Estimate
 from steep.tasks.mixture import problems
 from steep.types import Task
@@ -92,16 +92,18 @@ def choose(task: Task, accuracy: Callable[[Task], Estimate], beyond: bool = True
 
 
 def at_levels(task: Task, beyond: bool) -> Iterator[tuple[int, Task]]:
+    """Its own levels that have test problems, and beyond them as far as there are any."""
     own: Sequence[int] = sorted(task.levels)
     for level in chain(own, count(own[-1] + 1)) if beyond else own:
         narrowed = at_level(task, level)
-        if narrowed is None:
+        if narrowed is not None:
+            yield level, narrowed
+        elif level not in own:
             return
-        yield level, narrowed
 
 
 def at_level(task: Task, level: int) -> Task | None:
-    """The task narrowed to one level; None if it has no such level, or its levels are not to be chosen."""
+    """The task narrowed to one level; None if it has no test problems there, or its levels are not to be chosen."""
     names: list[str] = [f.name for f in fields(task)] if is_dataclass(task) else []
     field = next((name for name in ("levels", "only_levels") if name in names), None)
     if field is None:
@@ -109,6 +111,8 @@ def at_level(task: Task, level: int) -> Task | None:
     try:
         narrowed: Task = replace(task, **{field: (level,)})  # type: ignore[type-var]
         return None if next(problems(narrowed, "test", 0), None) is None else narrowed
+    except ConfigError:
+        return None
     except SteepError:
         if level in task.levels:
             raise

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from steep.evals.statistics import Estimate, proportion
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.countdown import Countdown
+from steep.tasks.stories import Stories
 from steep.types import Replayer
 
-REPLAYERS: Mapping[str, Replayer] = {task.name: task for task in (Countdown(), Arithmetic())}
+REPLAYERS: Mapping[str, Replayer] = {task.name: task for task in (Countdown(), Arithmetic(), Stories())}
 """The tasks whose saved thoughts can be worked out again, by name."""
 
 

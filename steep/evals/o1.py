@@ -12,21 +12,25 @@ All but the cells stands in `o1.json` beside them. What is on disk is not comput
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from steep.engines import LoadedModel
-from steep.errors import ConfigError
+from steep.errors import ConfigError, SteepError
 from steep.evals import parallel
 from steep.evals.evaluate import EvalConfig, accuracy, evaluate
 from steep.evals.findings import Findings, Method, Scoring, Spending, load_findings, save_findings
 from steep.evals.levels import Choice, at_level, choose
 from steep.evals.parallel import Answers, answers_in
 from steep.evals.scorer import Response, Scorer, calibration_error, features, fit, parted
-from steep.evals.statistics import Estimate, bootstrap
+from steep.evals.statistics import Estimate, bootstrap, mean_rate
 from steep.evals.suite import Cell, Mode, SuiteConfig, load_cells, measure
 from steep.runs import Claim, Progress, Stage, write_atomic, write_evidence
+from steep.tasks.checking import GRAM, leaks
+from steep.tasks.jsonl import Line
+from steep.tasks.listed import Listed
 from steep.tasks.mixture import distinct
 from steep.types import Engine, Group, Problem, Task
 
@@ -99,6 +103,7 @@ def measure_o1(
     for task, choice in zip(tasks, findings.choices, strict=True):
         at = task if choice.level is None else at_level(task, choice.level)
         assert at is not None
+        findings = findings.plus(Findings(overlaps=overlaps(at, tasks, config.suite.problems)))
         carry_out(stage, subject, at, config.suite, config.suite.eval)
         for each in further(subject, config):
             carry_out(stage, subject, at, each, config.suite.eval)
@@ -109,11 +114,13 @@ def measure_o1(
         except ConfigError as error:  # a list without a train split, say
             told = f"{at.name}: no scorer could be trained, so none chooses among answers: {error.message}"
             findings = findings.plus(Findings(left_out=(told,)))
-        for cell in measured:
-            found = answers_of(stage, cell)
-            scorings, spendings = scorings_of(cell, found), spendings_of(cell, choice.level, found)
+        by_cell = {cell: answers_of(stage, cell) for cell in measured}
+        problems, sizes = parallel.comparable([by_cell[cell] for cell in cells])
+        counted = {cell: [found[p] for p in problems if len(found.get(p, ()))] for cell, found in by_cell.items()}
+        for cell, answers in counted.items():
+            scorings, spendings = scorings_of(cell, answers), spendings_of(cell, choice.level, answers, sizes)
             findings = findings.plus(Findings(scorings=scorings, spendings=spendings))
-        claims += claims_of(stage, cells, command)
+        claims += claims_of({cell: counted[cell] for cell in cells}, max(sizes, default=1), command)
         save_findings(stage.path, findings)
     write_evidence(stage.path / "claims.json", claims, time.monotonic() - began)
     return findings
@@ -137,6 +144,20 @@ def carry_out(stage: Stage, subject: Subject, task: Task, suite: SuiteConfig, ro
     """Measure the cells of a task that are not there yet, in a context with `room` for these budgets."""
     engine = subject.new_engine(distinct(task, "test", suite.problems), room, suite.modes == ("chunked",))
     measure(stage, subject.loaded.name, engine, subject.loaded.template, {task.name: task}, suite)
+
+
+def overlaps(measured: Task, tasks: Sequence[Task], count: int) -> tuple[str, ...]:
+    """How many of the problems that are measured are like one to train on, where any of the tasks lists these."""
+    training: dict[str, Sequence[Problem]] = {}
+    for task in tasks:
+        with suppress(SteepError):  # a set for evaluation only
+            training |= {task.name: task.listed("train")} if isinstance(task, Listed) else {}
+    if not training:
+        return ()
+    asked = distinct(measured, "test", count)
+    shared = leaks([Line(number=number, problem=problem) for number, problem in enumerate(asked)], training)
+    told = f"{len(shared)} of {len(asked)} test problems share {GRAM} words in a row with a training problem"
+    return (f"{measured.name}: {told} of {' or '.join(training)}, or are shorter and the same",)
 
 
 def choose_level(subject: Subject, task: Task, config: O1Config, beyond: bool) -> Choice:
@@ -183,37 +204,39 @@ def train_scorer(subject: Subject, task: Task, config: O1Config) -> Scorer:
     by_budget = subject.answers(task, problems, replace(config.suite.eval, samples=config.scorer_samples))
     close = subject.loaded.template.think_close_id
     checked = [
-        (parted(rollout.prompt_ids, rollout.ids.tolist(), close), rollout.verdict.kind == "correct", number)
+        (parted(rollout.prompt_ids, rollout.ids.tolist(), close), rollout.verdict.score, number)
         for groups in by_budget.values()
         for number, group in enumerate(groups)
         for rollout in group.rollouts
         if rollout.verdict is not None and rollout.verdict.kind != "invalid"
     ]
-    right_N, problem_N = np.array([right for _, right, _ in checked]), np.array([number for *_, number in checked])
-    if len(set(right_N)) < 2 or len(set(problem_N)) < LEAST_PROBLEMS:
+    score_N, problem_N = np.array([score for _, score, _ in checked]), np.array([number for *_, number in checked])
+    if len(set(score_N)) < 2 or len(set(problem_N)) < LEAST_PROBLEMS:
         raise ConfigError(f"that takes right and wrong answers to {LEAST_PROBLEMS} problems of the train split or more")
     places = {response: place for place, response in enumerate(dict.fromkeys(response for response, *_ in checked))}
     found_ND = features(subject.loaded.model, list(places))
-    return fit(found_ND[[places[response] for response, *_ in checked]], right_N, problem_N)
+    return fit(found_ND[[places[response] for response, *_ in checked]], score_N, problem_N)
 
 
-def answers_of(stage: Stage, cell: Cell) -> list[Answers]:
-    """The answers that a cell was counted from, of each problem of which any could be checked."""
+def answers_of(stage: Stage, cell: Cell) -> dict[str, Answers]:
+    """The answers that a cell was counted from, by problem."""
     assert cell.file is not None
-    return [found for found in answers_in(stage.rollouts([cell.file], parallel.COLUMNS)).values() if len(found)]
+    return answers_in(stage.rollouts([cell.file], parallel.COLUMNS))
 
 
 def scorings_of(cell: Cell, answers: Sequence[Answers]) -> tuple[Scoring, ...]:
-    scored = [(a.chances_K, a.right_K) for a in answers if a.chances_K is not None]
+    scored = [(a.chances_K, a.scores_K) for a in answers if a.chances_K is not None]
     if not scored:
         return ()
-    chances_N, right_N = (np.concatenate(parts) for parts in zip(*scored, strict=True))
-    error = calibration_error(chances_N, right_N)
-    return (Scoring(task=cell.task, budget=cell.budget, answers=len(right_N), error=error),)
+    chances_N, score_N = (np.concatenate(parts) for parts in zip(*scored, strict=True))
+    error = calibration_error(chances_N, score_N)
+    return (Scoring(task=cell.task, budget=cell.budget, answers=len(score_N), error=error),)
 
 
-def spendings_of(cell: Cell, level: int | None, answers: Sequence[Answers]) -> tuple[Spending, ...]:
-    """One answer, and by each method 2, 4, 8 ... and as many as were sampled."""
+def spendings_of(
+    cell: Cell, level: int | None, answers: Sequence[Answers], sizes: Sequence[int]
+) -> tuple[Spending, ...]:
+    """One answer, and by each method as many as `sizes` says."""
     if not answers:
         return ()
     assert cell.file is not None
@@ -222,7 +245,7 @@ def spendings_of(cell: Cell, level: int | None, answers: Sequence[Answers]) -> t
     alone: Method = cell.mode if cell.mode == "extended" or cell.mode == "chunked" else "one"
     several: tuple[Method, ...] = ("any", "majority", "best", "weighted") if scored else ("any", "majority")
     found = []
-    for k in parallel.sizes(answers) if alone == "one" else (1,):
+    for k in sizes if alone == "one" else (1,):
         for method in several if k > 1 else (alone,):
             values = parallel.each(METHODS[method], answers, k)
             found.append(
@@ -234,25 +257,21 @@ def spendings_of(cell: Cell, level: int | None, answers: Sequence[Answers]) -> t
                     samples=k,
                     tokens=k * tokens,
                     problems=len(values),
-                    **asdict(bootstrap(values)),
+                    **asdict(mean_rate(values)),
                     file=cell.file,
                 )
             )
     return tuple(found)
 
 
-def claims_of(stage: Stage, cells: Sequence[Cell], command: str) -> list[Claim]:
-    """What many answers add to one, paired by problem, at the budget where pass@1 is nearest to the middle."""
+def claims_of(counted: Mapping[Cell, Sequence[Answers]], k: int, command: str) -> list[Claim]:
+    """What k answers add to one, paired by problem, at the budget where pass@1 is nearest to the middle."""
     low, high = CLAIMED
-    fitting = [cell for cell in cells if low <= cell.value <= high]
-    if not fitting:
+    fitting = [cell for cell in counted if low <= cell.value <= high]
+    if not fitting or k == 1:
         return []
     cell = min(fitting, key=lambda cell: (cell.budget == 0, abs(cell.value - (low + high) / 2)))
-    found = answers_of(stage, cell)
-    k = max(parallel.sizes(found))
-    if k == 1:
-        return []
-    answers = [a for a in found if len(a) >= k]
+    answers = counted[cell]
     one, most = parallel.each(parallel.any_right, answers, 1), parallel.each(parallel.majority, answers, k)
     pairs = {"majority_over_one": (most - one, "> 0")}
     if all(a.chances_K is not None for a in answers):

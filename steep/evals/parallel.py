@@ -7,7 +7,8 @@ answers serves every k up to K.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import comb
+from itertools import chain
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -15,23 +16,26 @@ from numpy.typing import NDArray
 
 DRAWS = 512
 """How often k answers are drawn, at least, to count a majority: its noise is far below that of the problems."""
-COLUMNS = ("problem", "verdict", "vote", "tokens", "chance")
+ENOUGH = 0.95
+"""Of the problems, that must have as many answers as are drawn: now and then a check fails, and few have all."""
+COLUMNS = ("problem", "verdict", "score", "vote", "tokens", "chance")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answers:
     """The K answers to one problem that could be checked."""
 
-    right_K: NDArray[np.bool_]
+    scores_K: NDArray[np.float64]
+    """From 0 to 1, which is right: accuracies are means of these."""
     votes_K: NDArray[np.int64]
     """The same number for answers that say the same; -1 abstains."""
     tokens_K: NDArray[np.int64]
     """Of the whole response, as they are paid for."""
     chances_K: NDArray[np.float64] | None = None
-    """The scorer's, of being right."""
+    """The scorer's, of being right; of a task that scores in shares, the score that it expects."""
 
     def __len__(self) -> int:
-        return len(self.right_K)
+        return len(self.scores_K)
 
 
 Method = Callable[[Answers, int], float]
@@ -46,7 +50,7 @@ def answers_in(rows: Iterable[Mapping[str, Any]]) -> dict[str, Answers]:
             of_problem.append(row)
     return {
         problem: Answers(
-            right_K=np.array([row["verdict"] == "correct" for row in found], bool),
+            scores_K=np.array([row["score"] for row in found], float),
             votes_K=np.array([-1 if row["vote"] is None else row["vote"] for row in found], np.int64),
             tokens_K=np.array([row["tokens"] for row in found], np.int64),
             chances_K=np.array([row["chance"] for row in found]) if all("chance" in row for row in found) else None,
@@ -56,9 +60,8 @@ def answers_in(rows: Iterable[Mapping[str, Any]]) -> dict[str, Answers]:
 
 
 def any_right(answers: Answers, k: int) -> float:
-    """pass@k: one of k answers is right (Chen et al. 2021, arXiv 2107.03374)."""
-    wrong = len(answers) - int(answers.right_K.sum())
-    return 1 - comb(wrong, k) / comb(len(answers), k)
+    """pass@k: one of k answers is right (Chen et al. 2021, arXiv 2107.03374); of scores in shares the best of k."""
+    return float(_chance_of_first(len(answers), k) @ -np.sort(-answers.scores_K))
 
 
 def majority(answers: Answers, k: int) -> float:
@@ -75,11 +78,11 @@ def weighted(answers: Answers, k: int) -> float:
 def _elected(answers: Answers, k: int, weights_K: NDArray[np.float64]) -> float:
     """Of several answers with equally many votes one is drawn; where all abstain nothing is right.
 
-    Answers that say the same but were judged differently count by their share.
+    Answers that say the same but were judged differently count by their mean score.
     """
     bins = int(answers.votes_K.max()) + 2  # the first holds those that abstain
     given_K = answers.votes_K + 1
-    right_C = np.bincount(given_K, answers.right_K, bins) / np.maximum(np.bincount(given_K, minlength=bins), 1)
+    score_C = np.bincount(given_K, answers.scores_K, bins) / np.maximum(np.bincount(given_K, minlength=bins), 1)
     drawn_Dk = _draws(len(answers), k)
     draws = len(drawn_Dk)
     at_D1 = bins * np.arange(draws)[:, None]
@@ -87,7 +90,7 @@ def _elected(answers: Answers, k: int, weights_K: NDArray[np.float64]) -> float:
     votes_DC = np.bincount(places_Dk.ravel(), weights_K[drawn_Dk].ravel(), draws * bins).reshape(draws, bins)
     votes_DC[:, 0] = 0
     most_DC = (votes_DC == votes_DC.max(1, keepdims=True)) & (votes_DC > 0)
-    return float((most_DC @ right_C / np.maximum(most_DC.sum(1), 1)).mean())
+    return float((most_DC @ score_C / np.maximum(most_DC.sum(1), 1)).mean())
 
 
 @lru_cache
@@ -102,7 +105,7 @@ def best(answers: Answers, k: int) -> float:
     """The one of k answers that the scorer prefers is right; among equals the earlier is taken."""
     assert answers.chances_K is not None
     order = np.argsort(-answers.chances_K, kind="stable")
-    return float(_chance_of_first(len(answers), k) @ answers.right_K[order])
+    return float(_chance_of_first(len(answers), k) @ answers.scores_K[order])
 
 
 @lru_cache
@@ -113,12 +116,19 @@ def _chance_of_first(total: int, k: int) -> NDArray[np.float64]:
     return np.concatenate([[1.0], onwards.cumprod()]) * k / total
 
 
-def sizes(answers: Sequence[Answers]) -> list[int]:
-    """1, 2, 4, ... and as many as the answers to most problems are."""
-    most = max(map(len, answers), default=0)
-    return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most} - {0})
+def comparable(budgets: Sequence[Mapping[str, Answers]]) -> tuple[list[str], list[int]]:
+    """The problems that all figures are counted on, and the numbers of answers that are drawn.
+
+    These are 1, 2, 4, ... and as many as ENOUGH of the problems have at every budget. So what is between two figures is
+    what more answers, or a longer thought, do, and never that other problems were counted.
+    """
+    least = {problem: min(len(by_problem.get(problem, ())) for by_problem in budgets) for problem in chain(*budgets)}
+    lengths = sorted(filter(None, least.values()), reverse=True)
+    most = lengths[ceil(ENOUGH * len(lengths)) - 1] if lengths else 0
+    sizes = {2**power for power in range(most.bit_length()) if 2**power <= most} | {most} - {0}
+    return [problem for problem, length in least.items() if length >= most > 0], sorted(sizes)
 
 
 def each(method: Method, answers: Sequence[Answers], k: int) -> NDArray[np.float64]:
-    """A figure of each problem that has so many answers."""
-    return np.array([method(of_problem, k) for of_problem in answers if len(of_problem) >= k])
+    """A figure of each problem."""
+    return np.array([method(of_problem, k) for of_problem in answers])

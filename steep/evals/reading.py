@@ -79,12 +79,12 @@ def survey(source: Source) -> Survey:
     model = source.cells[-1].model if source.cells else None
     kinds: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = defaultdict(dict)
     lengths: dict[Key, list[tuple[int, int]]] = defaultdict(list)
-    right: dict[Key, dict[int, dict[str, list[bool]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    scores: dict[Key, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     thoughts: dict[Key, dict[str, str]] = defaultdict(dict)
     for row in (row for stage in source.evaluations for row in stage.rollouts()):
         key = (row["model"], row["task"], row["mode"])
         if row["verdict"] != "invalid":
-            right[key][row["budget"]][row["problem"]].append(row["verdict"] == "correct")
+            scores[key][row["budget"]][row["problem"]].append(row["score"])
         if row["budget"] == largest.get(key):
             lengths[key].append((row["level"], row["thought_tokens"]))
             if row["task"] in REPLAYERS:
@@ -98,8 +98,8 @@ def survey(source: Source) -> Survey:
         longer_where_hard={key: spearman(*zip(*pairs, strict=True)) for key, pairs in lengths.items()},
         saturations={
             key: found
-            for key, by_budget in right.items()
-            if (found := saturation({b: {p: float(np.mean(r)) for p, r in of.items()} for b, of in by_budget.items()}))
+            for key, by_budget in scores.items()
+            if (found := saturation({b: {p: float(np.mean(s)) for p, s in of.items()} for b, of in by_budget.items()}))
         },
         mended={key: mending(REPLAYERS[key[1]], of.values()) for key, of in thoughts.items()},
     )

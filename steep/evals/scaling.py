@@ -7,7 +7,7 @@ C_mid and B the curve is linear in R0 and A, so these are solved for, and only t
 that is drawn closer around the best.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ REACH, REACH_FORETELLING = 10.0, 0.5
 evaluations of 300 problems one in twenty was 34 points off, and is 8 now that half of the rise must be behind it."""
 GRID, ROUNDS = 17, 8
 STEEPNESS = (0.2, 10.0)
+EDGE = 1.01
+"""A fit within this factor of a bound of C_mid or B is at it."""
 DRAWS = 200
 
 Array = NDArray[np.float64]
@@ -68,11 +70,22 @@ class Scaling:
     asymptote: Estimate
     half: Estimate
     steepness: Estimate
+    rise: Estimate
+    """From R0 to the last evaluation."""
+    at_bound: bool
+    """C_mid or B ends at a bound of its search: the points do not tell the curve's shape."""
     points: int
     forecast: Sigmoid | None
     """Fitted to the first half of the compute; None where that has too few points."""
     forecast_error: float | None
     """Mean absolute error of that in the second half."""
+
+    @property
+    def doubt(self) -> str:
+        """Why the curve does not tell where RL is going; nothing if it does."""
+        if self.rise.low <= 0:
+            return "no rise measured"
+        return "a rise whose shape cannot be told" if self.at_bound else ""
 
 
 def risen(compute: Array, half: Array | float, steepness: Array | float) -> Array:
@@ -92,9 +105,9 @@ def scaling(points: Sequence[Measured], seed: int = 0) -> Scaling | None:
     rng = np.random.default_rng(seed)
     drawn = [fit(compute, noisy, error) for noisy in np.clip(rng.normal(value, error, (DRAWS, len(value))), 0, 1)]
 
-    def interval(name: str) -> Estimate:
-        low, high = np.quantile([getattr(each, name) for each in drawn], [0.025, 0.975])
-        return Estimate(getattr(curve, name), float(low), float(high))
+    def interval(figure: Callable[[Sigmoid], float]) -> Estimate:
+        low, high = np.quantile([figure(each) for each in drawn], [0.025, 0.975])
+        return Estimate(figure(curve), float(low), float(high))
 
     first = compute <= last / 2
     forecast = None
@@ -103,9 +116,11 @@ def scaling(points: Sequence[Measured], seed: int = 0) -> Scaling | None:
     missed = None if forecast is None else float(np.abs(forecast.at(compute[~first]) - value[~first]).mean())
     return Scaling(
         curve=curve,
-        asymptote=interval("asymptote"),
-        half=interval("half"),
-        steepness=interval("steepness"),
+        asymptote=interval(lambda each: each.asymptote),
+        half=interval(lambda each: each.half),
+        steepness=interval(lambda each: each.steepness),
+        rise=interval(lambda each: float(each.at(np.array(last)) - each.start)),
+        at_bound=not within(curve, compute, REACH),
         points=len(settled),
         forecast=forecast,
         forecast_error=missed,
@@ -115,9 +130,7 @@ def scaling(points: Sequence[Measured], seed: int = 0) -> Scaling | None:
 def fit(compute: Array, value: Array, error: Array, reach: float = REACH) -> Sigmoid:
     """Least squares under the points' errors, with R0 and A from 0 to 1, and C_mid from a tenth of the first point's
     compute to `reach` times the last's."""
-    positive = compute[compute > 0]
-    low = np.log([positive.min() / 10, STEEPNESS[0]])
-    high = np.log([positive.max() * reach, STEEPNESS[1]])
+    low, high = map(np.log, bounds(compute, reach))
     centre, width = (low + high) / 2, high - low
     for _ in range(ROUNDS):
         edges = np.clip(centre - width / 2, low, high), np.clip(centre + width / 2, low, high)
@@ -128,6 +141,17 @@ def fit(compute: Array, value: Array, error: Array, reach: float = REACH) -> Sig
     return Sigmoid(
         start=float(start[at]), asymptote=float(asymptote[at]), half=float(half[at]), steepness=float(steepness[at])
     )
+
+
+def bounds(compute: Array, reach: float) -> tuple[Array, Array]:
+    """The least and the most of C_mid and B."""
+    positive = compute[compute > 0]
+    return np.array([positive.min() / 10, STEEPNESS[0]]), np.array([positive.max() * reach, STEEPNESS[1]])
+
+
+def within(curve: Sigmoid, compute: Array, reach: float) -> bool:
+    (low, high), found = bounds(compute, reach), np.array([curve.half, curve.steepness])
+    return bool(((low * EDGE < found) & (found < high / EDGE)).all())
 
 
 def _ends(risen_GGN: Array, value_N: Array, error_N: Array) -> tuple[Array, Array, Array]:

@@ -74,8 +74,8 @@ def _logits(head: nn.Sequential, inputs_ND: Tensor) -> Tensor:
     return logits_N1[:, 0]
 
 
-def fit(states_ND: Tensor, right_N: NDArray[np.bool_], problem_N: NDArray[np.int64], seed: int = 0) -> Scorer:
-    """Train on answers, each with its verdict and the number of its problem.
+def fit(states_ND: Tensor, score_N: NDArray[np.float64], problem_N: NDArray[np.int64], seed: int = 0) -> Scorer:
+    """Train on answers, each with its score and the number of its problem.
 
     All answers to a problem are on one side of the split, or else the head would be stopped by what it has learned.
     """
@@ -84,7 +84,7 @@ def fit(states_ND: Tensor, right_N: NDArray[np.bool_], problem_N: NDArray[np.int
     order = torch.randperm(len(problems), generator=generator).numpy()
     kept = problems[order[: ceil(CALIBRATION_SHARE * len(problems))]]
     held_N = torch.from_numpy(np.isin(problem_N, kept))
-    target_N = torch.from_numpy(right_N).float()
+    target_N = torch.from_numpy(score_N).float()
 
     mean_D, std_D = states_ND[~held_N].mean(0), states_ND[~held_N].std(0) + 1e-6
     inputs_ND = (states_ND - mean_D) / std_D
@@ -134,7 +134,7 @@ def features(model: LanguageModel, responses: Sequence[Response]) -> Tensor:
         lengths = [len(ids) for ids in batch]
         filler = [0] * (-held % ROUND)  # products are compiled for each shape that they meet
         ids_N = torch.tensor([*(id for ids in batch for id in ids), *filler], device=model.device)
-        positions_N = torch.cat([packed_positions(lengths), torch.tensor(filler)]).to(model.device)
+        positions_N = torch.cat([packed_positions(lengths), torch.tensor(filler, dtype=torch.long)]).to(model.device)
         x_ND = model(ids_N, positions_N, PackedAttention([*lengths, *([len(filler)] if filler else [])], model.device))
         ends = torch.tensor(lengths).cumsum(0)
         answers = [len(responses[n][1]) for n in order[start:stop]]
@@ -155,8 +155,8 @@ def answer_logprobs(model: LanguageModel, x_ND: Tensor, ids_N: Tensor, ends: lis
     return torch.zeros(len(ends)).index_add(0, of_A, torch.cat(logprobs))
 
 
-def calibration_error(chances_N: NDArray[np.float64], right_N: NDArray[np.bool_]) -> float:
+def calibration_error(chances_N: NDArray[np.float64], score_N: NDArray[np.float64]) -> float:
     """Expected calibration error: how far shares of right answers are from the chances that were told, in ten bins."""
     bin_N = np.minimum((BINS * chances_N).astype(int), BINS - 1)
-    gaps = np.bincount(bin_N, chances_N - right_N, BINS)
+    gaps = np.bincount(bin_N, chances_N - score_N, BINS)
     return float(np.abs(gaps).sum() / len(chances_N))

@@ -73,9 +73,9 @@ def t95(freedom: int) -> float:
 
 
 def mean_rate(rates: NDArray[np.float64]) -> Estimate:
-    """The mean of values from 0 to 1: Wilson's interval where each is 0 or 1, otherwise a bootstrap's."""
-    if set(rates) <= {0.0, 1.0}:
-        return proportion(int(rates.sum()), len(rates))
+    """The mean of values from 0 to 1: Wilson's interval where each is 0 or 1 up to rounding, or else a bootstrap's."""
+    if np.allclose(rates, rates.round(), rtol=0, atol=1e-9):
+        return proportion(round(rates.sum()), len(rates))
     return bootstrap(rates)
 
 

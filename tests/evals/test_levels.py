@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from steep.errors import ConfigError, SteepError
@@ -5,6 +7,7 @@ from steep.evals.levels import at_level, choose
 from steep.evals.statistics import Estimate
 from steep.tasks.arithmetic import Arithmetic
 from steep.tasks.countdown import Countdown
+from steep.tasks.jsonl import Jsonl
 from steep.tasks.letters import Letters
 from steep.tasks.only import Only
 from steep.tasks.published import Gsm8k
@@ -57,6 +60,18 @@ def test_a_task_that_cannot_be_narrowed_is_taken_as_it_is():
     problem = Letters().strawberry()
     choice = choose(Only(name="strawberry", task=Letters(), chosen=(problem,)), accuracies()[0])
     assert (choice.level, choice.tried) == (None, ())
+
+
+def test_levels_without_test_problems_are_passed_over(tmp_path):
+    rows = [{"prompt": f"{n}?", "answer": n, "level": n, "split": "train" if n == 2 else "test"} for n in (1, 2, 3)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    accuracy, tried = accuracies(0.99, 0.5, 0.6)
+    assert choose(Jsonl(file=file), accuracy).level == 3
+    assert tried == [1, 3]
+    none = tmp_path / "none.jsonl"
+    none.write_text(json.dumps(rows[1]))
+    assert choose(Jsonl(file=none), accuracy).tried == ()  # it is measured as it is, which tells why it cannot be
 
 
 def test_narrowing():

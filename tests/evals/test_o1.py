@@ -1,7 +1,8 @@
 """The suite with a model whose skill is known: it is right with a chance that level and budget decide."""
 
+import json
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -13,11 +14,14 @@ from steep.errors import ConfigError
 from steep.evals import parallel
 from steep.evals.evaluate import EvalConfig
 from steep.evals.findings import Spending, best_ways, load_findings
-from steep.evals.o1 import O1Config, Subject, answers_of, measure_o1
+from steep.evals.o1 import O1Config, Subject, answers_of, measure_o1, overlaps, spendings_of
+from steep.evals.parallel import Answers
 from steep.evals.scorer import calibration_error
-from steep.evals.suite import SuiteConfig, load_cells
+from steep.evals.statistics import proportion
+from steep.evals.suite import Cell, SuiteConfig, load_cells
 from steep.models.transformer import ModelConfig, Transformer, initialise
 from steep.runs import Stage, read_claims
+from steep.tasks.jsonl import Jsonl
 from steep.types import Message, Problem, Receipt, Rollout, correct, wrong
 
 SKILL = {1: 0.99, 2: 0.95, 3: 0.6}
@@ -197,7 +201,7 @@ def test_claims_are_paired_at_the_budget_in_the_middle(measured):
         *(f"o1.riddle.{name}_over_{other}_8_at_4" for name in ("best", "weighted") for other in ("one", "majority")),
     }
     cell = sampled(stage)[0]
-    answers = answers_of(stage, cell)
+    answers = list(answers_of(stage, cell).values())
     gain = parallel.each(parallel.best, answers, 8).mean() - parallel.each(parallel.majority, answers, 8).mean()
     assert claims["o1.riddle.best_over_majority_8_at_4"].value == pytest.approx(gain)
     assert all(claim.holds for claim in claims.values())
@@ -238,6 +242,34 @@ def test_without_problems_to_train_on_no_scorer_chooses(loaded, tmp_path):
     )
     assert {s.method for s in findings.spendings} == {"one", "extended", "chunked", "any", "majority"}
     assert findings.scorings == ()
+
+
+def test_shares_of_problems_have_intervals_where_all_are_right():
+    cell = Cell(
+        model="m", task="t", level=None, mode="sampled", budget=16, problems=60, value=1.0, low=0.9, high=1.0,
+        thought=9.0, interrupted=0.0, invalid=20, file=0,
+    )  # fmt: skip
+    answers = [
+        Answers(scores_K=np.ones(count), votes_K=np.zeros(count, np.int64), tokens_K=np.full(count, 30))
+        for count in [8] * 3 + [7] * 55
+    ]
+    found = spendings_of(cell, 1, answers, [1, 2, 4, 7])
+    assert [(s.method, s.samples) for s in found] == [
+        ("one", 1), *((method, k) for k in (2, 4, 7) for method in ("any", "majority"))
+    ]  # fmt: skip
+    assert {s.problems for s in found} == {58}
+    assert {(s.value, s.low, s.high) for s in found} == {astuple(proportion(58, 58))}  # no share is certain
+
+
+def test_test_problems_that_are_like_training_problems_are_counted(tmp_path):
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    prompts = {f"Read {words}.": "train", f"Say {words} again.": "test", "2+2?": "test"}
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": p, "answer": 2, "split": s}) for p, s in prompts.items()))
+    task = Jsonl(file=file)
+    (told,) = overlaps(task, [Riddle(), task], 200)
+    assert told.startswith("mine: 1 of 2 test problems share 13 words in a row with a training problem of mine, or")
+    assert overlaps(Riddle(), [Riddle()], 200) == ()  # it makes its problems
 
 
 def test_the_best_way_to_spend_tokens():

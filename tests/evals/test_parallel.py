@@ -5,16 +5,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from steep.evals.parallel import Answers, answers_in, any_right, best, each, majority, sizes, weighted
+from steep.evals.parallel import Answers, answers_in, any_right, best, comparable, each, majority, weighted
 from steep.evals.voting import votes
 from steep.tasks.arithmetic import Arithmetic
 from steep.types import Group, Message, Problem, wrong
 
 
 def answers(right, votes=None, chances=None):
-    right_K = np.array(right, bool)
     return Answers(
-        right_K=right_K,
+        scores_K=np.array(right, float),
         votes_K=np.zeros(len(right), np.int64) if votes is None else np.array(votes),
         tokens_K=np.ones(len(right), np.int64),
         chances_K=None if chances is None else np.array(chances),
@@ -96,21 +95,36 @@ def test_a_thousand_answers():
     assert majority(many, 1000) == 1.0
 
 
-def test_only_problems_with_so_many_answers_are_counted():
-    few, many = answers([1, 1]), answers([0, 0, 1, 1])
-    assert each(any_right, [few, many], 4).tolist() == [1.0]
-    assert each(any_right, [few, many], 1).tolist() == [1.0, 0.5]
-    assert sizes([few, many]) == [1, 2, 4]
-    assert sizes([answers([1] * 6)]) == [1, 2, 4, 6]
-    assert sizes([]) == []
+def test_all_figures_are_of_the_same_problems_which_are_nearly_all():
+    """Of 20 problems one has 2 answers that could be checked at one of two budgets, one has 5 there, and all have 6."""
+    whole, most, few = answers([1] * 6), answers([0, 0, 1, 1, 0]), answers([1, 1])
+    all_whole = {str(number): whole for number in range(20)}
+    problems, sizes = comparable([all_whole, all_whole | {"3": few, "7": most}])
+    assert sizes == [1, 2, 4, 5]
+    assert problems == [problem for problem in all_whole if problem != "3"]
+    assert comparable([all_whole]) == (list(all_whole), [1, 2, 4, 6])
+    assert comparable([{"a": few, "b": most}]) == (["a", "b"], [1, 2])  # a half of them is not nearly all
+    assert comparable([{"a": few, "b": answers([])}, {"a": few, "b": most}]) == (["a"], [1, 2])
+    assert comparable([{}]) == comparable([]) == ([], [])
+    assert each(any_right, [most, few], 2).tolist() == pytest.approx([0.7, 1.0])
+
+
+def test_scores_in_shares_count_as_in_accuracies():
+    three = answers([0.5, 0.5, 0.2], votes=[0, 0, 1], chances=[0.3, 0.4, 0.9])
+    assert any_right(three, 1) == pytest.approx(0.4)
+    assert any_right(three, 2) == pytest.approx(0.5)  # of each pair the better one
+    assert majority(three, 3) == pytest.approx(0.5)
+    assert best(three, 3) == pytest.approx(0.2)
+    assert weighted(three, 3) == pytest.approx(0.2)
 
 
 def test_answers_are_read_without_those_that_could_not_be_checked():
-    row = {"problem": "p", "verdict": "correct", "vote": 2, "tokens": 9}
-    rows = [row, row | {"verdict": "invalid"}, row | {"verdict": "wrong", "vote": None}, row | {"problem": "q"}]
+    row = {"problem": "p", "verdict": "correct", "score": 1.0, "vote": 2, "tokens": 9}
+    half = row | {"verdict": "wrong", "score": 0.5, "vote": None}
+    rows = [row, row | {"verdict": "invalid"}, half, row | {"problem": "q"}]
     found = answers_in(rows)
     assert list(found) == ["p", "q"]
-    assert found["p"].right_K.tolist() == [True, False]
+    assert found["p"].scores_K.tolist() == [1.0, 0.5]
     assert found["p"].votes_K.tolist() == [2, -1]
     assert found["p"].chances_K is None
     scored = answers_in([r | {"chance": 0.25} for r in rows])

@@ -3,6 +3,7 @@ import re
 import shutil
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,15 +16,19 @@ from steep.evals.card import card, measured
 from steep.evals.findings import Findings, Scoring, Spending, load_findings, save_findings
 from steep.evals.levels import Choice, Tried
 from steep.evals.mending import REPLAYERS
+from steep.evals.plots import scientific
 from steep.evals.reading import Span, mark_slips, readings, spans, survey
 from steep.evals.report import report, report_markdown, summary
+from steep.evals.report.closer import labels
 from steep.evals.report.markdown import as_markdown
 from steep.evals.source import open_source, open_sources, watched
 from steep.evals.statistics import fit_log
+from steep.evals.suite import cells_of
 from steep.evals.thoughts import FOLLOWS, RAILS, Example, Figure
-from steep.runs import Claim, Log, read_json, write_json
+from steep.rollouts import rows
+from steep.runs import Claim, Log, Stage, read_json, write_json
 from steep.tasks.countdown import Countdown
-from steep.types import Replayer, correct
+from steep.types import Replayer, Verdict, correct
 
 CLAIMS = [
     Claim(id="nano.r2", value=0.97, low=0.95, high=0.98, bar=">= 0.95", command="steep train recipes/nano.py"),
@@ -351,6 +356,7 @@ def suite(whole_run, tmp_path):
         scorings=(Scoring(task="countdown", budget=16, answers=384, error=0.034),),
         spendings=(one, longer, most, best),
         left_out=("letters: no <scorer>",),
+        overlaps=("countdown: 3 of 48 test problems",),
     )
     save_findings(path, findings)
     return path
@@ -373,6 +379,7 @@ def test_the_two_plots_come_first_and_then_the_best_way_to_spend_tokens(suite, t
     assert "256 the scorer’s choice of 8, up to 16 tokens of thought 64.0% 20.0–40.0 42.0% 20.0–40.0" in text
     assert "64.0% 20.0–40.0 48 0.034 rollouts/step-000007.parquet" in text
     assert "letters: no &lt;scorer&gt;" in page
+    assert "countdown: 3 of 48 test problems" in text
     assert {path.stem for path in files.plots} >= {"tokens-countdown", "compute-countdown"}
     kept = read_json(files.json)["o1"]["nano-rl-o1"]
     assert [s["value"] for s in kept["spendings"]] == [0.31, 0.42, 0.57, 0.64]
@@ -420,7 +427,18 @@ def test_where_reinforcement_learning_is_going(making, template, tmp_path):
     text = Outline(files.index.read_text()).text
     assert "Where reinforcement learning is going" in text
     assert f"countdown 128 {fit.scaling.asymptote.value:.1%}" in text
+    half = fit.scaling.half
+    assert " ".join(map(scientific, (half.value, half.low))) + f"–{scientific(half.high)}" in text
+    assert "no rise measured" not in text
     assert len(read_json(files.json)["scaling"]) == 4
+
+
+def test_a_run_that_learnt_nothing_is_going_nowhere(making, template, tmp_path):
+    with making.new_run(tmp_path / "flat") as run:
+        making.supervised(run, "sft", 5, template)
+        making.reinforced(run, template, steps=48, skill=0)
+    page = report([run.path], tmp_path / "out", alone=True).index.read_text()
+    assert "countdown 128 no rise measured 12 0.0 points" in Outline(page).text
 
 
 def test_few_evaluations_tell_nothing_of_where_it_is_going(page):
@@ -436,6 +454,21 @@ def test_saturation_is_said_in_words(page, written, whole_run):
     assert found.problems >= 45  # of 48, less those whose checks failed
     kept = {(s["model"], s["task"], s["mode"]): s for s in read_json(written.json)["saturations"]}
     assert kept["rl", "countdown", "sampled"]["gain"]["value"] == pytest.approx(found.gain.value)
+
+
+def test_saturation_is_of_the_scores_that_accuracies_are_the_means_of(making, template, tmp_path):
+    (asked,) = making.groups(template, "countdown", 64, 0.5, problems=1)
+    by_budget = {}
+    for budget, score in ((16, 0.25), (32, 0.5), (64, 0.75)):
+        answered = making.rollout(template, "3 + 5", "8", budget, Verdict(kind="wrong", score=score))
+        by_budget[budget] = [replace(asked, rollouts=(answered,))]
+    cells = cells_of("rl", "countdown", "sampled", by_budget)
+    saved = [{"model": "rl", "mode": "sampled", **row} for part in by_budget.values() for row in rows(part, template)]
+    Stage(tmp_path).save_rollouts(0, saved)
+    write_json(tmp_path / "cells.json", [asdict(cell) for cell in cells])
+    found = survey(open_source(tmp_path)).saturations["rl", "countdown", "sampled"]
+    assert [cell.value for cell in cells] == [0.25, 0.5, 0.75]
+    assert (found.gain.value, found.fit.slope) == (0.25, pytest.approx(0.25))
 
 
 def test_contents_link_to_every_chapter(page):
@@ -502,6 +535,12 @@ def test_only_the_probes_of_these_models_are_told_and_only_the_last(whole_run, s
         Log(history).append(asked_of(model, right))
     text = Outline(report([suite, history], tmp_path / "out", alone=True).index.read_text()).text
     assert "category probes nano/rl no thought nano/rl 64 tokens all 1 – 75.0% 30.1–95.4 your own 1 – 75.0%" in text
+
+
+def test_columns_of_different_models_have_different_names():
+    paths = [Path(name) for name in ("/models/A", "/models/B.gguf", "/a/nano/rl/model", "/b/nano/rl/model")]
+    assert list(labels(paths).values()) == ["models/A", "models/B.gguf", "/a/nano/rl/model", "/b/nano/rl/model"]
+    assert list(labels(paths[1:3]).values()) == ["models/B.gguf", "nano/rl"]
 
 
 def test_probes_of_other_models_only_are_a_mistake(suite, tmp_path):

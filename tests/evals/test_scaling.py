@@ -87,6 +87,25 @@ def test_too_few_points_give_no_fit():
     assert (short.forecast, short.forecast_error) == (None, None)
 
 
+def test_where_nothing_rose_no_curve_is_told():
+    flat = Sigmoid(start=0.6, asymptote=0.6, half=3e14, steepness=2.0)
+    found = scaling(measured(flat, 300, seed=1))
+    assert found.rise.low <= 0 <= found.rise.high
+    assert found.doubt == "no rise measured"
+    risen = scaling(measured(CURVES[0], 300))
+    assert risen.doubt == ""
+    assert risen.rise.value == pytest.approx(0.7 / (1 + 0.1**1.3), abs=0.05)  # to ten times the compute half way
+    assert risen.half.low < CURVES[0].half < risen.half.high
+
+
+def test_a_rise_between_two_evaluations_has_no_shape():
+    values = [0.2] + [0.8] * (len(COMPUTE) - 1)
+    jump = [Measured(compute=c, value=v, low=v - 0.02, high=v + 0.02) for c, v in zip(COMPUTE, values, strict=True)]
+    found = scaling(jump)
+    assert found.rise.value == pytest.approx(0.6, abs=0.01)
+    assert found.doubt == "a rise whose shape cannot be told"
+
+
 def test_accuracies_stay_between_0_and_1():
     compute = np.array([0.0, 1e14, 2e14, 4e14, 8e14])
     rising = fit(compute, np.array([0.0, 0.1, 0.3, 0.6, 0.95]), np.full(5, 0.02))

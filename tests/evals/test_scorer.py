@@ -5,7 +5,9 @@ import torch
 from steep.evals import scorer as scorer_module
 from steep.evals.scorer import Scorer, calibration_error, features, fit, parted
 from steep.models import PackedAttention, packed_positions
+from steep.models.kernels import ops
 from steep.models.transformer import ModelConfig, Transformer, initialise
+from steep.policies.batch import ROUND
 
 SIZE = 16
 
@@ -72,6 +74,22 @@ def test_features_are_those_of_each_response_alone(monkeypatch):
         told = sum(float(logprobs[at - 1, ids[at]]) for at in range(len(ids) - answer, len(ids)))
         assert float(row[-1]) == pytest.approx(told, abs=1e-4)
     assert features(model, []).shape == (0, 33)
+
+
+def test_features_of_a_batch_that_needs_no_filler(monkeypatch):
+    """Without compiled kernels, for these take positions of any kind."""
+    monkeypatch.setattr(ops, "library_for", lambda *tensors: None)
+    config = ModelConfig(
+        vocab_size=50, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=16, intermediate_size=32,
+        max_positions=256,
+    )  # fmt: skip
+    model = Transformer(config)
+    initialise(model, torch.Generator().manual_seed(0))
+    ids = tuple(np.random.default_rng(0).integers(0, 50, ROUND).tolist())
+    found = features(model, [(ids[:-4], ids[-4:])])
+    with torch.inference_mode():
+        alone = model(torch.tensor(ids), packed_positions([ROUND]), PackedAttention([ROUND]))
+    torch.testing.assert_close(found[0, :-1], alone[-1], rtol=1e-4, atol=1e-5)
 
 
 def test_a_response_is_parted_where_its_thought_ends():

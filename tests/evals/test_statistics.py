@@ -9,6 +9,7 @@ from steep.evals.statistics import (
     bootstrap_seeds,
     fit_log,
     level_correlation,
+    mean_rate,
     proportion,
     spearman,
     student,
@@ -24,6 +25,13 @@ def test_wilson_intervals_worked_by_hand():
     assert proportion(0, 10).low == 0.0
     assert proportion(0, 10).high == pytest.approx(1.96**2 / (10 + 1.96**2), abs=1e-4)
     assert (proportion(10, 10).low, proportion(10, 10).high) == pytest.approx((1 - proportion(0, 10).high, 1.0))
+
+
+def test_a_mean_of_zeros_and_ones_up_to_rounding_has_wilsons_interval():
+    assert mean_rate(np.array([1.0, 0.99999999999, 1e-13, 1.0])) == proportion(3, 4)
+    assert mean_rate(np.full(60, 0.9999999999)).low == pytest.approx(60 / (60 + 1.96**2), abs=1e-4)
+    assert mean_rate(np.array([1.0, 0.5])) == bootstrap(np.array([1.0, 0.5]))
+    assert mean_rate(np.array([])).high == 1.0
 
 
 def test_students_interval_of_a_few_values():

@@ -127,14 +127,21 @@ def _asked(sources: Sequence[Source], history: Path) -> list[tuple[str, Mapping[
             f"{history} has no answers of these models",
             "ask them: steep probes run MODEL --history FILE, or leave the file away",
         )
+    names = labels([Path(model) for model in latest])
     return [
         (
-            f"{text('/'.join(Path(model).parts[-3:-1]))}<br>{f'{budget} tokens' if budget != '0' else 'no thought'}",
+            f"{text(names[Path(model)])}<br>{f'{budget} tokens' if budget != '0' else 'no thought'}",
             {probe: Tally(**tally) for probe, tally in tallies.items()},
         )
         for model, row in latest.items()
         for budget, tallies in row["tallies"].items()
     ]
+
+
+def labels(models: Sequence[Path]) -> dict[Path, str]:
+    """The last two parts of their paths, without a stage's folder `model`; whole paths where these are the same."""
+    short = {path: "/".join((path.parent if path.name == "model" else path).parts[-2:]) for path in models}
+    return {path: str(path) if list(short.values()).count(name) > 1 else name for path, name in short.items()}
 
 
 def cards(sources: Sequence[Source]) -> str:

@@ -11,7 +11,7 @@ from steep.evals.reading import Survey
 from steep.evals.report.gallery import Gallery, Looks, budget_curves, by_model, levels_of, whole
 from steep.evals.report.html import heading, percent, table, text
 from steep.evals.report.words import spent
-from steep.evals.scaling import LEAST
+from steep.evals.scaling import LEAST, Scaling
 from steep.evals.source import COURSES, CourseFit, Source, Watched, modes, tasks_by_weight, watched
 from steep.evals.suite import Cell, Mode
 from steep.runs import Stage, printable
@@ -104,7 +104,7 @@ def _compute_curves(sources: Sequence[Source], task: str, looks: Looks) -> tuple
             points = [_watched_point(w) for w in found if w.budget == budget]
             curves.append(looks.curve(source, "rl", points, f"rl, {budget} tokens of thought", dash))
             fit = source.scalings.get((task, budget))
-            if fit is not None:
+            if fit is not None and not fit.scaling.doubt:
                 fits.append(looks.curve(source, "rl", _fit_points(fit, points[-1].x), dash=dash))
     return curves, fits
 
@@ -120,17 +120,10 @@ def _fits_table(sources: Sequence[Source]) -> str:
     for source in sources:
         for (task, budget), fit in source.scalings.items():
             found = fit.scaling
-            rows.append(
-                [
-                    text(task if len(sources) == 1 else f"{source.name} {task}"),
-                    str(budget),
-                    percent(found.asymptote),
-                    plots.scientific(found.half.value),
-                    f"{found.steepness.value:.2f}<small>{found.steepness.low:.2f}–{found.steepness.high:.2f}</small>",
-                    str(found.points),
-                    "" if found.forecast_error is None else f"{100 * found.forecast_error:.1f} points",
-                ]
-            )
+            name = text(task if len(sources) == 1 else f"{source.name} {task}")
+            missed = "" if found.forecast_error is None else f"{100 * found.forecast_error:.1f} points"
+            shape = [found.doubt, "", ""] if found.doubt else _shape(found)
+            rows.append([name, str(budget), *shape, str(found.points), missed])
     if not rows:
         return f'<p class="note">{TOO_SELDOM}</p>' if any(map(watched, sources)) else ""
     heads = ["task", "budget", "approaches", "half way, FLOPs of RL", "steepness", "evaluations", "forecast off by"]
@@ -139,8 +132,18 @@ def _fits_table(sources: Sequence[Source]) -> str:
         + table(heads, rows)
         + '<p class="note">Least squares of ScaleRL’s sigmoid (arXiv 2510.13786) on the evaluations after the first '
         "tenth of the compute, with intervals of a bootstrap over their noise. The forecast is fitted to the first "
-        "half of the compute, and its mean error is that over the second.</p></details>"
+        "half of the compute, and its mean error is that over the second. No rise is measured where the interval of "
+        "the curve’s rise so far holds 0.</p></details>"
     )
+
+
+def _shape(found: Scaling) -> list[str]:
+    half, steepness = found.half, found.steepness
+    return [
+        percent(found.asymptote),
+        f"{plots.scientific(half.value)}<small>{plots.scientific(half.low)}–{plots.scientific(half.high)}</small>",
+        f"{steepness.value:.2f}<small>{steepness.low:.2f}–{steepness.high:.2f}</small>",
+    ]
 
 
 def _watched_point(w: Watched) -> Point:

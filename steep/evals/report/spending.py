@@ -26,7 +26,8 @@ def spending(sources: Sequence[Source], gallery: Gallery) -> str:
     parts = [
         _of_task(source, choice, gallery, len(sources) > 1) for source in sources for choice in source.findings.choices
     ]
-    left_out = [f'<p class="note">{text(line)}</p>' for source in sources for line in source.findings.left_out]
+    found = [source.findings for source in sources]
+    notes = [f'<p class="note">{text(line)}</p>' for each in found for line in (*each.overlaps, *each.left_out)]
     if not any(parts):
         return ""
     return (
@@ -35,7 +36,7 @@ def spending(sources: Sequence[Source], gallery: Gallery) -> str:
         "ever longer thought, or many answers, of which the one is taken that most of them give, that a scorer "
         "prefers, or that most give when each counts by its score. The scorer reads the model’s last hidden state, and "
         "was trained on other problems. Tokens are those of all answers to a problem together. Bands are 95% intervals "
-        "over problems.</p>" + "".join([*parts, *left_out])
+        "over problems.</p>" + "".join([*parts, *notes])
     )
 
 
