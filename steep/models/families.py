@@ -14,6 +14,9 @@ from steep.models.transformer import Family, ModelConfig
 
 SUPPORTED = "steep reads Llama (SmolLM2 too), Qwen2 and Qwen3 models with full attention: choose a checkpoint of those"
 
+LONGEST_CONTEXT = 2**22
+"""More is no model, but a damaged number: the table of rotary positions would fill the memory."""
+
 ROPE_KEYS = {
     "default": (set[str](), set[str]()),
     "linear": ({"factor"}, set[str]()),
@@ -78,6 +81,8 @@ def from_hugging_face(raw: Mapping[str, Any], where: str = "config.json") -> Mod
         raise _unusable(where, f"head_dim {head_dim} is odd, and rotary positions need pairs")
     _refuse_options(raw, family, num_layers, where)
     max_positions = _count(raw, "max_position_embeddings", where)
+    if max_positions > LONGEST_CONTEXT:
+        raise _unusable(where, f"max_position_embeddings {max_positions} is above {LONGEST_CONTEXT}")
     rope_theta, rope_scaling = _rope(raw, max_positions, where)
     return ModelConfig(
         family=family,

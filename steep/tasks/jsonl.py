@@ -23,6 +23,7 @@ import gzip
 import hashlib
 import json
 import math
+import sys
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -192,6 +193,8 @@ def parsed(text: bytes) -> Mapping[str, Any]:
         raise RowError(f"not JSON: {error.msg} at character {error.pos + 1}") from None
     except RecursionError:
         raise RowError("not JSON that can be read: nested too deeply") from None
+    except ValueError:
+        raise RowError(f"a number of more than {sys.get_int_max_str_digits():,} digits") from None
     if not isinstance(row, dict):
         raise RowError(f"a {type(row).__name__}, not an object with a prompt and an answer")
     return row
@@ -202,7 +205,7 @@ def problem_of(row: Mapping[str, Any], task: str, verifier: str, extra: Mapping[
     choices = choices_of(row)
     prompt = with_choices(prompt_of(row), choices)
     verifier = row.get("verifier") or ("choice" if choices else verifier)
-    if verifier not in VERIFIERS:
+    if not isinstance(verifier, str) or verifier not in VERIFIERS:
         raise RowError(f"there is no verifier {verifier!r}: choose one of {', '.join(VERIFIERS)}")
     level, split, name = row.get("level", 1), row.get("split"), row.get("id")
     if not isinstance(level, int) or isinstance(level, bool) or level < 1:
@@ -290,7 +293,7 @@ def with_choices(prompt: tuple[Message, ...], choices: Sequence[str]) -> tuple[M
 def answer_of(row: Mapping[str, Any], choices: Sequence[str]) -> str:
     """The gold answer as text; of a multiple choice its letter, which comes before an option of that text."""
     answer = row.get("answer")
-    if answer is None or answer == "":
+    if answer is None or (isinstance(answer, str) and not answer.strip()):
         raise lacking("answer", row)
     if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
         raise RowError(f"the answer is a {type(answer).__name__}, not a text or a number")

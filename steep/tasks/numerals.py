@@ -14,7 +14,8 @@ TAIL = 2000
 
 SPACING = re.compile(r"\\[,;:!]|\\left\b|\\right\b")
 THOUSANDS = re.compile(r"(?<=\d)\{,\}(?=\d{3})", re.ASCII)
-MONEY = re.compile(r"\\?[$€£¥]")
+MONEY = re.compile(r"(?:\b[A-Z]{1,3})?\\?[$€£¥]")
+"""With its country: US$18."""
 PART = r"(?:\{\s*(-?[\d.]+)\s*\}|(\d))"
 FRACTION = re.compile(rf"\\[dtc]?frac\s*{PART}\s*{PART}", re.ASCII)
 POWER_OF_TEN = re.compile(
@@ -24,6 +25,11 @@ POWER_OF_TEN = re.compile(
 DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 NUMBER = re.compile(
     rf"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+)?(?P<top>{DECIMAL})(?:\s*/\s*(?P<below>-?{DECIMAL}))?", re.ASCII
+)
+POWER = re.compile(
+    r"(?<![\d.,])\d[\d.,]*\s*"
+    r"(?:(?:\^|\*\*)\s*(?!\{?o\b)(?:\{[^{}\\]*\}|\([^()]*\)|[-+]?\w+)|[²³¹⁰⁴-⁹]+)",  # 90^o and 90^{\circ} are none
+    re.ASCII,
 )
 IN_TEXT = re.compile(
     r"(?:(?<![\w)\]}^])[-+])?"  # a sign, but no minus between two numbers
@@ -51,12 +57,15 @@ def rational(text: str) -> Fraction | None:
 
 
 def last_number(text: str) -> Fraction | None:
-    """The number that the text is, or else the last one in it. None if what stands there cannot be read, as in 3,5."""
+    """The number that the text is, or else the last one in it that is no power's base or exponent.
+
+    None if what stands there cannot be read, as in 3,5.
+    """
     text = text.strip()[-TAIL:]
     found = rational(text)
     if found is not None:
         return found
-    written = [match[0] for match in IN_TEXT.finditer(plain(text))]
+    written = [match[0] for match in IN_TEXT.finditer(POWER.sub("", plain(text)))]
     return rational(written[-1]) if written else None
 
 

@@ -13,7 +13,8 @@ whose `key` has the row's `answer`, and returns True or False, a score from 0 to
     def demonstrate(problem, rng):                      # so that fine-tuning can learn from it
         return f"{problem.key['answer']} has no divisor but 1 and itself."
 
-returns the thought that leads to the row's answer, or a `steep.types.Demonstration`. A TASK may have one too.
+returns the thought that leads to the row's answer, or a `steep.types.Demonstration`. A TASK may have one too, and
+`same(problem, answer, other)`, which is asked in the sandbox as well.
 """
 
 import importlib.util
@@ -29,7 +30,8 @@ from typing import Any, ClassVar
 from steep.errors import SteepError
 from steep.sandbox import CheckError, shared
 from steep.tasks.jsonl import FromFile, InFile, Line, RowError, problem_of, task_name, unequivocal, whole
-from steep.types import Demonstration, Message, Problem, Split, Task, Verdict, correct, invalid, wrong
+from steep.tasks.verifiers import sameness
+from steep.types import Demonstration, Matcher, Message, Problem, Split, Task, Verdict, correct, invalid, wrong
 
 LIMIT_S = 10.0
 """Of one check."""
@@ -85,6 +87,15 @@ class Apart(InFile):
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         return verified_apart(self.file, problem, answer)
+
+    def same(self, problem: Problem, answer: str, other: str) -> bool:
+        """As the TASK has it. Where its own measure fails, the answers differ."""
+        if not isinstance(self.task, Matcher):
+            return sameness(self.task)(problem, answer, other)
+        try:
+            return bool(called_apart("alike", self.file, problem, answer, other))
+        except CheckError:
+            return False
 
     def examples(self) -> Sequence[tuple[Problem, str, Verdict]]:
         return self.task.examples()
@@ -175,15 +186,17 @@ def shown(file: Path, owner: Any, problem: Problem, rng: Random) -> Demonstratio
 
 
 def verified_apart(file: Path, problem: Problem, answer: str) -> Verdict:
-    path = str(file.resolve())
-    here = "steep.tasks.python_file"
     try:
-        found = shared().call(
-            f"{here}:verdict", path, asdict(problem), answer, limit_s=LIMIT_S, prepare=(f"{here}:warm", path)
-        )
+        return Verdict(**called_apart("verdict", file, problem, answer))
     except CheckError as error:
         return invalid(str(error))
-    return Verdict(**found)
+
+
+def called_apart(function: str, file: Path, problem: Problem, *answers: str) -> Any:
+    """What a function below returns in a worker. Raises CheckError."""
+    path, here = str(file.resolve()), "steep.tasks.python_file"
+    arguments = (path, asdict(problem), *answers)
+    return shared().call(f"{here}:{function}", *arguments, limit_s=LIMIT_S, prepare=(f"{here}:warm", path))
 
 
 def warm(path: str) -> None:
@@ -195,8 +208,16 @@ def verdict(path: str, problem: dict[str, Any], answer: str) -> dict[str, Any]:
     """Run by workers: what the file's `verify` says, as a verdict's fields."""
     module = load(Path(path))
     verify = module.TASK.verify if hasattr(module, "TASK") else module.verify
-    prompt = tuple(Message(**message) for message in problem["prompt"])
-    return asdict(as_verdict(verify(Problem(**{**problem, "prompt": prompt}), answer)))
+    return asdict(as_verdict(verify(restored(problem), answer)))
+
+
+def alike(path: str, problem: dict[str, Any], answer: str, other: str) -> bool:
+    """Run by workers: what the TASK's `same` says."""
+    return bool(load(Path(path)).TASK.same(restored(problem), answer, other))
+
+
+def restored(problem: dict[str, Any]) -> Problem:
+    return Problem(**{**problem, "prompt": tuple(Message(**message) for message in problem["prompt"])})
 
 
 def as_verdict(said: object) -> Verdict:

@@ -17,10 +17,10 @@ from random import Random
 from typing import NamedTuple
 
 from steep.errors import ConfigError
-from steep.tasks.arithmetic import apply, slip, think
+from steep.tasks.arithmetic import Arithmetic, apply, slip, think
 from steep.tasks.generated import Generated, split_of
 from steep.tasks.verifiers import number
-from steep.types import Demonstration, Message, Problem, Verdict, correct, wrong
+from steep.types import Demonstration, Message, Problem, Replay, Verdict, correct, wrong
 
 LEVELS = (1, 2, 3)
 LARGEST = 999
@@ -300,6 +300,9 @@ class Stories(Generated):
         if rng.random() < self.slips:
             thought = slip(thought, rng)
         return Demonstration(thought=thought, answer=problem.key["answer"])
+
+    def replay(self, thought: str) -> Replay:
+        return Arithmetic().replay(thought)
 
     def examples(self) -> Sequence[tuple[Problem, str, Verdict]]:
         cast = casting(Random(0))

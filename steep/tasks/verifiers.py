@@ -5,10 +5,11 @@
 | `exact`  | the same text; case, runs of white space and a full stop at the end do not count                |
 | `number` | a text of which the last number is the gold one, exactly; units, money and % are left out       |
 | `math`   | an expression that is equal to the gold one; units and "x =" may be left out                    |
-| `choice` | the letter of the gold option: B, (b), "B.", "B) 12 apples", "the answer is B"                  |
+| `choice` | the letter of the gold option: B, (b), "B.", "B) 12 apples", "B is correct", "the answer is B"  |
 | `regex`  | a text that the gold pattern matches as a whole                                                 |
 
-`math` compares numbers exactly, takes six right decimals of what is no fraction, such as a root, and compares no units.
+`math` compares numbers exactly, takes six right decimals of what is no fraction, such as a root, and compares no units,
+but the bases of numbers that both have one, as in 4343_6.
 Where an answer has a `\\boxed{}`, "####" or "the answer is", what stands there counts (`stated`), the last if there are
 several. A gold answer that cannot be read, and a check that fails or takes too long, are `invalid`, never wrong.
 """
@@ -27,10 +28,16 @@ LIMIT_S = 2.0
 """Of a check in the sandbox."""
 
 SAID = re.compile(r"####|\banswer\s*(?:is\s*:?|:|=)", re.IGNORECASE)
-DOLLARS = re.compile(r"\$([^$]*)\$|\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
+DOLLARS = re.compile(r"\$([^$]*)\$|\\\(((?:(?!\\\)).)*)\\\)|\\\[((?:(?!\\\]).)*)\\\]", re.DOTALL)
+BASE = re.compile(r"\b\d[\dA-F]*\)?_\{?(\d+)\}?$", re.ASCII)
+CHOSEN = re.compile(r"\b(?:correct|right|best)\s+(?:option|choice)\s+is\b:?", re.IGNORECASE)
 LABEL = r"[(\[*]*([A-Za-z])[)\]*]*"
 FIRST_CHOICE = re.compile(rf"{LABEL}(?:$|[.:)](?:\s|$)|,?\s+(?:because|since|as)\b)", re.IGNORECASE)
-INNER_CHOICE = re.compile(r"\(([A-Z])\)|\*\*([A-Z])\*\*|\b(?:option|choice)\s+\(?([A-Z])\b", re.IGNORECASE)
+LOOSE_CHOICE = re.compile(rf"(?!I\b){LABEL}(?:\s*[\n,]|\s+[-–—]\s|\s+is\s+(?:the\s+)?(?:correct|right|best)\b)")
+"""What may begin with a letter that is no option: "A, B"."""
+INNER_CHOICE = re.compile(r"(?<!\w)\(([A-Z])\)|\*\*([A-Z])\*\*|\b(?:option|choice)\s+\(?([A-Z])\b", re.IGNORECASE)
+ALONE = re.compile(r"(?<![\w'’])(?!I\b|a\s+(?!(?:or|and)\b)\w)([A-Za-z])(?![\w'’])")
+"""A letter that is no word."""
 
 
 def exact(gold: str, answer: str) -> Verdict:
@@ -54,6 +61,9 @@ def math(gold: str, answer: str) -> Verdict:
         return wrong("longer than an answer is" if found else "no answer")
     if _folded(expected) == _folded(found):
         return correct()
+    bases = {base[1] for base in map(BASE.search, (expected, found)) if base}
+    if len(bases) > 1:
+        return wrong("in another base")
     numbers = rational(expected), rational(found)
     if None not in numbers:
         return correct() if numbers[0] == numbers[1] else wrong(f"not {found}")
@@ -133,13 +143,22 @@ def chosen(answer: str) -> str | None:
     """The letter of the option that an answer names; None if it names none or several."""
     text = bare(re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", stated(answer)))
     first = FIRST_CHOICE.match(text)
-    named = [*([first[1]] if first else []), *(letter for found in INNER_CHOICE.findall(text) for letter in found)]
-    letters = {letter.upper() for letter in named if letter}
+    if first is None:
+        text = bare(CHOSEN.split(text)[-1])
+        first = FIRST_CHOICE.match(text)
+    named = [letter for found in INNER_CHOICE.findall(text) for letter in found if letter]
+    if first is not None and first[1].isupper():
+        named = [letter for letter in named if letter.isupper()]  # in "B) mass (g)" only B is an option
+    if first is None:
+        first = LOOSE_CHOICE.match(text)
+        named += ALONE.findall(text[first.end() :]) if first else []
+    letters = {letter.upper() for letter in [*([first[1]] if first else []), *named]}
     return letters.pop() if len(letters) == 1 else None
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.split()).removesuffix(".").casefold()
+    folded = " ".join(text.split()).casefold()
+    return folded.removesuffix(".") or folded
 
 
 def _shown(value: Fraction) -> str:

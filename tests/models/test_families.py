@@ -108,6 +108,7 @@ def test_options_that_change_nothing(harmless):
         ({**LLAMA, "rope_parameters": {**YARN, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({**LLAMA, "rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention of rope_type"),
         ({**LLAMA, "rope_scaling": {"rope_type": "linear"}}, "rope_type linear needs factor"),
+        ({**LLAMA, "max_position_embeddings": 10**9}, "max_position_embeddings 1000000000 is above 4194304"),
         ({**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": "2"}}, "factor is '2'"),
         ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8}}, "needs high_freq_factor, low_freq_factor"),
         (

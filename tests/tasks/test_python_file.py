@@ -6,6 +6,7 @@ import pytest
 
 from steep.errors import SteepError
 from steep.tasks.python_file import task_of
+from steep.tasks.verifiers import sameness
 from steep.types import Demonstration, Demonstrator, wrong
 
 ROWS = """
@@ -33,6 +34,27 @@ class Stern(Arithmetic):
         return super().verify(problem, answer) if answer.isdigit() else wrong("digits only")
 
 TASK = Stern(levels=(1,))
+"""
+NEAR = """
+import os
+from steep.tasks.arithmetic import Arithmetic
+
+class Near(Arithmetic):
+    def same(self, problem, answer, other):
+        if other == "crash":
+            os._exit(3)
+        return abs(int(answer) - int(other)) < 2
+
+TASK = Near()
+"""
+BARE = """
+from steep.tasks.arithmetic import Arithmetic
+
+class Bare:
+    name, levels = "bare", (1,)
+    problems, verify, examples = Arithmetic().problems, Arithmetic().verify, Arithmetic().examples
+
+TASK = Bare()
 """
 
 
@@ -71,6 +93,15 @@ def test_a_task_object(written):
     problem = next(task.problems("train", 0))
     assert task.verify(problem, "two") == wrong("digits only")
     assert len(task.examples()) > 3
+
+
+def test_a_task_object_says_what_is_the_same(written):
+    task = task_of(written(NEAR))
+    problem = next(task.problems("train", 0))
+    assert [sameness(task)(problem, "7", other) for other in ("8", "9", "many", "crash")] == [True, False, False, False]
+    bare = task_of(written(BARE, "bare.py"))
+    assert sameness(bare)(problem, "An egg.", "an  EGG")
+    assert not sameness(bare)(problem, "7", "8")
 
 
 def test_a_file_may_demonstrate(written):

@@ -60,6 +60,15 @@ def test_a_slip_is_mended_at_once(level: int, seed: int) -> None:
     assert thought.replace(f"{before}={mistake} no wait ", "", 1) == CLEAN.demonstrate(problem, Random(0)).thought
 
 
+@given(st.sampled_from(LEVELS), seeds)
+def test_thoughts_are_replayed(level: int, seed: int) -> None:
+    problem = TASK.make(level, Random(seed))
+    clean, slipped = (task.replay(task.demonstrate(problem, Random(seed)).thought) for task in (CLEAN, SLIPPING))
+    assert (clean.wrong, slipped.wrong) == (0, 1)
+    again = TASK.replay("pens: 12*6: 2*6=13 write 3 carry 1; no wait 2*6=12 write 2\npens left: 72-15=56 so")
+    assert (again.steps, again.wrong, again.mended) == (3, 2, 1)
+
+
 def test_a_thought_says_what_is_asked_what_is_not_needed_and_every_step() -> None:
     problem = told("packed less", idle=19, a=12, k=6, b=15)
     assert problem.prompt[0].content == (

@@ -79,6 +79,18 @@ def test_a_gold_answer_that_cannot_be_read_is_invalid():
         ("5", "1e999999999", "wrong"),
         ("1", "1" * 500, "wrong"),
         ("2", "\u0662", "wrong"),
+        ("18", "US$18", "correct"),
+        ("18", "A$18", "correct"),
+        ("18", r"It costs US\$18.00", "correct"),
+        ("25", "25 = 5^2", "correct"),
+        ("5", "25 = 5^2", "wrong"),
+        ("2", "25 = 5**2", "wrong"),
+        ("25", "25 = 5 ^ {2}", "correct"),
+        ("5", "25 = 5\u00b2", "wrong"),
+        ("25", "5^2 = 25", "correct"),
+        ("90", r"It is $90^{\circ}$", "correct"),
+        ("90", "90^o", "correct"),
+        ("5", r"\(2x = 10\), so \(5\)", "correct"),
     ],
 )
 def test_number(gold, answer, kind):
@@ -112,6 +124,17 @@ def test_number_reads_every_fraction(value):
         ("The answer is B, because 12 is even.", "correct"),
         ("It must be (B).", "correct"),
         ("I think option b", "correct"),
+        ("B) f(x) = 2x", "correct"),
+        ("B) f(X) = 2X", "correct"),
+        ("B) mass (g)", "correct"),
+        ("B\n\n12 is even", "correct"),
+        ("The correct option is B", "correct"),
+        ("Option A is odd. The best choice is (B).", "correct"),
+        ("B, 12 apples", "correct"),
+        ("B - 12 apples", "correct"),
+        ("B is correct", "correct"),
+        ("B is the right answer.", "correct"),
+        ("I, for one, think (B)", "correct"),
         ("C", "wrong"),
         ("A or B", "wrong"),
         ("A, B", "wrong"),
@@ -120,6 +143,17 @@ def test_number_reads_every_fraction(value):
         ("Bananas", "wrong"),
         ("A good question", "wrong"),
         ("", "wrong"),
+        ("b, a", "wrong"),
+        ("b, a or c", "wrong"),
+        ("B, or C", "wrong"),
+        ("B - C", "wrong"),
+        ("B\n\nA", "wrong"),
+        ("B) or (C)", "wrong"),
+        ("b) or (c)", "wrong"),
+        ("B is correct, C is too", "wrong"),
+        ("The correct option is B or C", "wrong"),
+        ("The correct option is a mystery", "wrong"),
+        ("Not A\nB", "wrong"),
     ],
 )
 def test_choice(answer, kind):
@@ -129,6 +163,23 @@ def test_choice(answer, kind):
 def test_exact_forgives_case_white_space_and_a_full_stop():
     assert exact("Mount  Everest", " mount everest.\n").kind == "correct"
     assert exact("Mount Everest", "Everest").kind == "wrong"
+    assert exact(".", "").kind == "wrong"
+    assert exact(".", " .").kind == "correct"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "kind"),
+    [
+        ("4343_6", "4343_5", "wrong"),
+        ("4343_{6}", r"\boxed{4343_6}", "correct"),
+        ("4343_6", "4343", "correct"),
+        ("5", r"\(2x = 10\), so \(5\)", "correct"),
+        ("5", r"\[2x = 10\], so \[5\].", "correct"),
+        ("18", "US$18", "correct"),
+    ],
+)
+def test_math_of_bases_and_of_several_formulas(gold, answer, kind):
+    assert math(gold, answer).kind == kind
 
 
 def test_regex_matches_the_whole_answer():
