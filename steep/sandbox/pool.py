@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from multiprocessing import Pipe
 from typing import Any
@@ -140,8 +141,10 @@ class Worker:
         return result
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """And what it has started, which may outlive it. Until it is waited for, its number is no other's."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):  # nobody is left, or only what is to be waited for
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.connection.close()
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from steep.sandbox import CheckError, Sandbox, shared
+from steep.sandbox.pool import Worker, WorkerLostError
 
 LIMIT_S = 1.0
 
@@ -136,6 +137,20 @@ def test_what_a_check_started_is_killed_with_it(sandbox, tmp_path):
     note = tmp_path / "child"
     failed(sandbox, "checks:start_a_child", str(note))
     child = int(note.read_text())
+    assert ends(child)
+
+
+def test_what_a_check_started_is_killed_where_its_worker_ended_by_itself(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    note, worker = tmp_path / "child", Worker(isolated=False)
+    request = {"function": "checks:leave_a_child", "arguments": [str(note)], "prepare": []}
+    with pytest.raises(WorkerLostError):
+        worker.run(request | {"limit_s": LIMIT_S, "memory_mb": 512})
+    assert ends(worker.process.pid)
+    child = int(note.read_text())
+    assert psutil.pid_exists(child)
+    worker.kill()
+    worker.kill()  # as whoever closes the sandbox and whoever asked both do
     assert ends(child)
 
 
