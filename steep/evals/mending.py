@@ -1,5 +1,10 @@
-"""Whether thoughts notice their own mistakes: wrong steps, and those that are put right later in the same thought."""
+"""Whether thoughts notice their own mistakes: wrong steps, and those that are put right later in the same thought.
 
+Where steps cannot be worked out again, what is left is to count the thoughts that say so, by a list of words: a hint,
+for words are cheap, and some mistakes are mended without any.
+"""
+
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +19,40 @@ from steep.types import Replayer
 
 REPLAYERS: Mapping[str, Replayer] = {task.name: task for task in (Countdown(), Arithmetic(), Stories())}
 """The tasks whose saved thoughts can be worked out again, by name."""
+
+
+MARKERS = (
+    *(r"wait\b", r"hmm+\b", "oops", r"no[,.:;!]", r"no wait\b", r"actually[, ]", "hold on", "on second thought"),
+    *("mistake", "miscount", "miscalculat", r"(?:this|that|which|it)(?: is|'s) (?:wrong|not right|incorrect|not \d)"),
+    r"(?:let me|let's|i should|i will|i'll) (?:(?:re-?|double-?)?check|verify|re-?consider|re-?count)",
+    *("try again", "start over", "start again", "once more", "try another way", "try something else"),
+)
+"""What English thoughts say where they doubt a step, give one up or go over it again. In regular expressions, each from
+the beginning of a word, whatever its case."""
+MARKED = re.compile(rf"\b(?:{'|'.join(MARKERS)})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubting:
+    """Thoughts in which a marker stands, with Wilson's intervals."""
+
+    marked: Estimate
+    """Their share of all."""
+    right: Estimate
+    """Share of right answers after them."""
+    right_else: Estimate
+    """After the others."""
+
+
+def doubting(thoughts: Iterable[tuple[str, bool]]) -> Doubting:
+    """Of thoughts and whether the answer was right."""
+    found = [(MARKED.search(thought) is not None, right) for thought, right in thoughts]
+    after, otherwise = ([right for marked, right in found if marked is kind] for kind in (True, False))
+    return Doubting(
+        marked=proportion(len(after), len(found)),
+        right=proportion(sum(after), len(after)),
+        right_else=proportion(sum(otherwise), len(otherwise)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

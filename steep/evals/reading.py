@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from steep.errors import SteepError
-from steep.evals.mending import REPLAYERS, Mending, mending
+from steep.evals.mending import REPLAYERS, Doubting, Mending, doubting, mending
 from steep.evals.saturation import Saturation, saturation
 from steep.evals.source import Source
 from steep.evals.statistics import spearman
@@ -69,6 +69,8 @@ class Survey:
     saturations: Mapping[Key, Saturation]
     mended: Mapping[Key, Mending]
     """At the largest budget, one thought of each problem; of tasks whose thoughts can be worked out again."""
+    doubting: Mapping[Key, Doubting]
+    """Likewise of the other tasks, where there are thoughts."""
 
 
 def survey(source: Source) -> Survey:
@@ -80,15 +82,15 @@ def survey(source: Source) -> Survey:
     kinds: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = defaultdict(dict)
     lengths: dict[Key, list[tuple[int, int]]] = defaultdict(list)
     scores: dict[Key, dict[int, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    thoughts: dict[Key, dict[str, str]] = defaultdict(dict)
+    thoughts: dict[Key, dict[str, tuple[str, str]]] = defaultdict(dict)
     for row in (row for stage in source.evaluations for row in stage.rollouts()):
         key = (row["model"], row["task"], row["mode"])
         if row["verdict"] != "invalid":
             scores[key][row["budget"]][row["problem"]].append(row["score"])
         if row["budget"] == largest.get(key):
             lengths[key].append((row["level"], row["thought_tokens"]))
-            if row["task"] in REPLAYERS:
-                thoughts[key].setdefault(row["problem"], row["thought"])
+            if row["budget"] > 0:
+                thoughts[key].setdefault(row["problem"], (row["thought"], row["verdict"]))
         rare = row["verdict"] == "invalid"  # one kind, or the few would stand for most of what is shown
         kind = kinds[(row["task"], "invalid") if rare else (*key[1:], row["budget"], row["verdict"])]
         if row["model"] == model and len(kind) < KEPT:
@@ -101,7 +103,16 @@ def survey(source: Source) -> Survey:
             for key, by_budget in scores.items()
             if (found := saturation({b: {p: float(np.mean(s)) for p, s in of.items()} for b, of in by_budget.items()}))
         },
-        mended={key: mending(REPLAYERS[key[1]], of.values()) for key, of in thoughts.items()},
+        mended={
+            key: mending(REPLAYERS[key[1]], (thought for thought, _ in of.values()))
+            for key, of in thoughts.items()
+            if key[1] in REPLAYERS
+        },
+        doubting={
+            key: doubting((thought, said == "correct") for thought, said in of.values() if said != "invalid")
+            for key, of in thoughts.items()
+            if key[1] not in REPLAYERS
+        },
     )
 
 

@@ -14,7 +14,7 @@ from steep.evals.claims import (
     smallest_gain,
     stacked,
 )
-from steep.evals.mending import mended_share, mending
+from steep.evals.mending import doubting, mended_share, mending
 from steep.evals.statistics import proportion
 from steep.tasks.countdown import Countdown
 
@@ -84,6 +84,30 @@ def test_a_claim_before_and_after():
 def test_a_claim_with_its_spread():
     (claim,) = claim_spread("ratio", [1.0, 1.2, 1.4], ">= 1", "do")
     assert (claim.value, claim.low, claim.high) == pytest.approx((1.2, 1.0, 1.4))
+
+
+@pytest.mark.parametrize(
+    ("thought", "found"),
+    [
+        ("7 + 5 = 11. Wait, that is 12.", True),
+        ("s t r a w no wait s t r a w b", True),
+        ("So 3 * 4 = 14; let me double-check: 12.", True),
+        ("That's not right.", True),
+        ("No, 5 are left.", True),
+        ("There are no apples left, and he waited.", False),
+        ("Check: 3 + 4 = 7.", False),
+        ("12 - 5 = 7", False),
+    ],
+)
+def test_what_says_that_a_thought_doubts(thought: str, found: bool):
+    assert doubting([(thought, True)]).marked == proportion(found, 1)
+
+
+def test_answers_are_told_after_doubts_and_without():
+    counted = doubting([("wait, 4", True), ("oops", False), ("hmm", True), ("5", False)])
+    assert (counted.marked, counted.right, counted.right_else) == (
+        proportion(3, 4), proportion(2, 3), proportion(0, 1),
+    )  # fmt: skip
 
 
 def test_thoughts_that_mend_their_mistakes_are_counted():

@@ -491,6 +491,14 @@ def test_mended_mistakes_are_counted_from_the_saved_thoughts(page, whole_run):
     assert "countdown rl sampled 0.0% 0.0–7.4 – –" in Outline(page).text
 
 
+def test_thoughts_that_say_that_they_doubt_are_counted_where_no_step_can_be_worked_out(page, whole_run):
+    surveyed = survey(open_source(whole_run))
+    assert "letters" in {task for _, task, _ in surveyed.doubting}
+    assert "countdown" not in {task for _, task, _ in surveyed.doubting}
+    assert surveyed.doubting["rl", "letters", "sampled"].marked.value == 1  # "try again" stands in all of them
+    assert "thoughts that say so" in Outline(page).text
+
+
 @pytest.fixture
 def thoughts(tmp_path):
     """What `steep thoughts` writes."""

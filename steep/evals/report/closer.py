@@ -1,17 +1,18 @@
 """The chapters that look closer: what thoughts are worth, questions that models are said to get wrong, and the card."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from steep.errors import SteepError
 from steep.evals.card import Card, Habits, card, find
+from steep.evals.mending import MARKERS
 from steep.evals.probes import SHIPPED, Tally, category, probes, together
-from steep.evals.reading import Survey
+from steep.evals.reading import Key, Survey
 from steep.evals.report.html import heading, percent, table, text
 from steep.evals.source import Source
-from steep.evals.statistics import Interval
+from steep.evals.statistics import Estimate, Interval
 from steep.evals.statistics import percent as told
 from steep.evals.suite import Cell
 from steep.evals.thoughts import FILE, Example, load_thoughts, share
@@ -25,26 +26,33 @@ def thoughts(sources: Sequence[Source], surveys: Sequence[Survey], by_level: str
 
 
 def _mended(sources: Sequence[Source], surveys: Sequence[Survey]) -> str:
-    rows = [
-        [
-            text(task),
-            text(model if len(sources) == 1 else f"{source.name} {model}"),
-            mode,
-            _share(found.wrong),
-            _share(found.some),
-            _share(found.mended),
+    def rows(figures: Callable[[Survey], Mapping[Key, Sequence[Estimate]]]) -> list[list[str]]:
+        return [
+            [text(task), text(model if len(sources) == 1 else f"{source.name} {model}"), mode, *map(_share, found)]
+            for source, surveyed in zip(sources, surveys, strict=True)
+            for (model, task, mode), found in figures(surveyed).items()
         ]
-        for source, surveyed in zip(sources, surveys, strict=True)
-        for (model, task, mode), found in surveyed.mended.items()
-    ]
-    if not rows:
-        return ""
-    heads = ["task", "model", "mode", "with a wrong step", "of these some mended", "all mended"]
-    return (
-        "<h3>Does it notice its own mistakes?</h3><p>Every step of the thoughts at the largest budget is worked out "
-        "again, of one thought to each problem. A wrong step is mended where the same operation is next written with "
-        f"its right result.</p>{table(heads, rows, texts=3)}"
-    )
+
+    mended = rows(lambda of: {key: (m.wrong, m.some, m.mended) for key, m in of.mended.items()})
+    doubted = rows(lambda of: {key: (d.marked, d.right, d.right_else) for key, d in of.doubting.items()})
+    of = ["task", "model", "mode"]
+    told = ""
+    if mended:
+        heads = [*of, "with a wrong step", "of these some mended", "all mended"]
+        told += (
+            "<p>Every step of the thoughts at the largest budget is worked out again, of one thought to each problem. "
+            f"A wrong step is mended where the same operation is next written with its right result.</p>"
+            f"{table(heads, mended, texts=3)}"
+        )
+    if doubted:
+        heads = [*of, "thoughts that say so", "right after these", "after the others"]
+        told += (
+            "<p>Steps of other tasks cannot be worked out again. Of their thoughts those are counted in which one of a "
+            f"list of words stands.</p>{table(heads, doubted, texts=3)}"
+            f'<p class="note">The words, as regular expressions: {" ".join(f"<code>{text(m)}</code>" for m in MARKERS)}'
+            "</p>"
+        )
+    return f"<h3>Does it notice its own mistakes?</h3>{told}" if told else ""
 
 
 def _changed(directory: Path) -> str:
