@@ -513,7 +513,22 @@ def _serve(commands: _Commands) -> None:
     limits.add_argument("--queue", type=_number(0), default=256, metavar="N", help="answers that may wait (256)")
     limits.add_argument("--context", type=_number(1), metavar="N", help="tokens of prompt and answer (the model's own)")
     limits.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=DTYPE_HELP)
-    limits.add_argument("--max-thought", type=_number(0), metavar="N", help="thinking tokens of one answer at most")
+    limits.add_argument(
+        "--max-thought",
+        type=_number(0),
+        metavar="N",
+        help="thinking tokens of one answer at most (what the context holds; in chunks 131072)",
+    )
+    limits.add_argument(
+        "--max-time",
+        type=_number(1),
+        default=7200,
+        metavar="SECONDS",
+        help="time that an answer may take; then its thought is ended, and soon the answer (7200)",
+    )
+    limits.add_argument(
+        "--per-key", type=_number(1), metavar="N", help="answers that clients with one key may wait for at once (all)"
+    )
     limits.add_argument(
         "--drain", type=_number(0), default=30, metavar="SECONDS", help="time to end answers when it is stopped (30)"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from steep.cache import cache_directory
 from steep.cli.engine import LONGEST_CONTEXT, new_engine
-from steep.cli.outcome import Outcome, Output
+from steep.cli.outcome import Outcome, Output, to_install
 from steep.engines import ChunkedEngine, DrivenEngine, LoadedModel, NativeConfig, NativeEngine, load_model
 from steep.engines.vllm import ChunkedVllmEngine, VllmEngine
 from steep.errors import SteepError
@@ -23,7 +23,7 @@ try:
     from steep.server.sealing import secret_in
     from steep.server.store import Store, store_url
 except ImportError as error:
-    raise SteepError(f"serving needs {error.name}, which is not installed", "pip install 'steep[serve]'") from error
+    raise SteepError(f"serving needs {error.name}, which is not installed", to_install("serve")) from error
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> Outcome:
         hosts=tuple(name.lower() for name in ("localhost", args.host, *args.allow_host)),
         max_thought=args.max_thought,
         queue=args.queue,
+        per_key=args.per_key,
+        answer_s=args.max_time,
         drain_s=args.drain,
     )
     listener = listen(args.host, args.port)

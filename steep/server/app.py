@@ -89,17 +89,14 @@ def create_app(models: Sequence[ServedModel], config: ServerConfig, store: Store
             headers["allow"] = ", ".join(operations)  # of all routes with this path, not of the first alone
         return ApiError(error.status_code, str(error.detail)).response(headers)
 
-    @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> Response:
-        return ApiError(500, "something went wrong in the server; its log says what").response()
-
     app.add_middleware(Guard, config=config, count=service.metrics.count_request)
     if config.cors:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.cors,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],
+            expose_headers=["retry-after"],
         )
     return app
 

@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from steep.server.errors import refused
-from steep.server.fields import Asked, FormatName, Model, Reasoning, SomeTokens, Text, joined, only, schema_of
+from steep.server.fields import (
+    Asked,
+    FormatName,
+    Items,
+    Model,
+    Reasoning,
+    SomeTokens,
+    Text,
+    joined,
+    only,
+    schema_of,
+)
 from steep.server.sealing import Seal
 from steep.types import Message
 
@@ -16,7 +27,7 @@ LOGPROBS, SEALED_THOUGHT = "message.output_text.logprobs", "reasoning.encrypted_
 class InputMessage(Model):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Text]
+    content: str | Items[Text]
     id: str | None = None
     status: str | None = None
     phase: str | None = None
@@ -31,8 +42,8 @@ class InputThought(Model):
     """A reasoning item of ours that comes back; it belongs to the message after it."""
 
     type: Literal["reasoning"]
-    content: list[ThoughtText] | None = None
-    summary: list[ThoughtText] | None = None
+    content: Items[ThoughtText] | None = None
+    summary: Items[ThoughtText] | None = None
     id: str | None = None
     status: str | None = None
     encrypted_content: str | None = None
@@ -61,13 +72,13 @@ class StreamOptions(Model):
 
 
 class ResponseAsked(Asked):
-    input: str | Annotated[list[InputMessage | InputThought], Field(min_length=1)]
+    input: str | Annotated[Items[InputMessage | InputThought], Field(min_length=1)]
     instructions: str | None = None
     previous_response_id: str | None = None
     reasoning: SummarisedReasoning | None = None
     max_output_tokens: SomeTokens | None = None
     text: TextAsked = TextAsked()
-    include: list[Annotated[str, only(LOGPROBS, SEALED_THOUGHT)]] | None = None
+    include: Items[Annotated[str, only(LOGPROBS, SEALED_THOUGHT)]] | None = None
     stream_options: StreamOptions | None = None
     background: bool | None = False
 

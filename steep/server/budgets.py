@@ -5,12 +5,16 @@ their sum. What is kept for the answer is the model's own answer limit, or half 
 in chunks may be longer than the context where the request or the model's efforts say how long.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from steep.server.errors import refused
 from steep.server.fields import MOST_TOKENS
 from steep.server.model import ServedModel
-from steep.types import Budget
+from steep.types import Budget, Message
+
+MOST_CHUNKED = 1 << 17
+"""Thinking tokens at most where no context limits them, if the server does not say."""
 
 
 def budget_for(
@@ -28,8 +32,9 @@ def budget_for(
         raise refused(f"the model has no effort {effort!r}; its efforts are {', '.join(efforts)}", "reasoning_effort")
     if template.think_close_id is None and (thought or (effort is not None and efforts.get(effort) != 0)):
         raise refused(f"{model.name} has no thought section: it answers at once", "reasoning_effort")
-    if thought is not None and longest_thought is not None and thought > longest_thought:
-        raise refused(f"{thought} thinking tokens are more than this server's limit of {longest_thought}")
+    most_thought = MOST_CHUNKED if longest_thought is None and model.chunked else longest_thought
+    if thought is not None and most_thought is not None and thought > most_thought:
+        raise refused(f"{thought} thinking tokens are more than this server's limit of {most_thought}")
 
     closing, at_once = template.budget(thought=1).closing, template.budget(thought=0)
     room = model.context - prompt_tokens
@@ -55,4 +60,19 @@ def budget_for(
     if not shortest or template.think_close_id is None:
         return replace(at_once, answer=min(total or at_once.answer, room - len(at_once.closing)))
     kept = min(kept, most - shortest - len(closing))
-    return replace(template.budget(shortest, kept), total=total, must_answer=True)
+    return replace(template.budget(shortest, kept), total=None if total is None else most, must_answer=True)
+
+
+def most_tokens(budget: Budget) -> int:
+    """Of a response."""
+    assert budget.thought is not None
+    return budget.total or budget.thought + len(budget.closing) + budget.answer
+
+
+def check_size(model: ServedModel, messages: Sequence[Message]) -> None:
+    """Refuse what cannot fit the context, whatever its tokens are."""
+    size = sum(len(message.content.encode()) for message in messages)
+    if size > model.context * model.template.tokenizer.longest:
+        raise refused(
+            f"a prompt of {size} bytes does not fit a context of {model.context}", code="context_length_exceeded"
+        )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from steep.server.described import Chunk, Completion, refusals, told
 from steep.server.errors import ApiError
-from steep.server.fields import Asked, FormatName, Model, SomeTokens, Text, agreed, joined, only, schema_of
+from steep.server.fields import Asked, FormatName, Items, Model, SomeTokens, Text, agreed, joined, only, schema_of
 from steep.server.generation import Generation, Sample, Wanted
 from steep.server.reading import JsonRoute
 from steep.server.service import Service
@@ -23,7 +23,7 @@ StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 class ChatMessage(Model):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Text] | None = None
+    content: str | Items[Text] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
 
@@ -59,11 +59,11 @@ class StreamOptions(Model):
 
 
 class ChatAsked(Asked):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[Items[ChatMessage], Field(min_length=1)]
     max_completion_tokens: SomeTokens | None = None
     max_tokens: SomeTokens | None = None
     n: Annotated[int, Field(ge=1)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=4)] | None = None
+    stop: StopText | Annotated[Items[StopText], Field(max_length=4)] | None = None
     logprobs: bool | None = False
     response_format: ResponseFormat | None = None
     stream_options: StreamOptions | None = None

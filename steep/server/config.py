@@ -19,13 +19,15 @@ class ServerConfig:
     hosts: tuple[str, ...] = ("localhost",)
     """Names by which the server may be called; addresses always may, for a page cannot rebind these."""
     max_thought: int | None = None
-    """Thinking tokens of one answer at most; None leaves the context as the only limit."""
+    """Thinking tokens of one answer at most. None leaves the context as the only limit, and in chunks 131,072."""
     max_answers: int = 16
     """`n` at most."""
     max_messages: int = 1000
     max_body_bytes: int = 4 << 20
     queue: int = 256
     """Answers that may wait for a free row of their engine; more are refused with 429."""
+    per_key: int | None = None
+    """Answers that clients with one key (`Authorization`) may wait for at once; None: all that there is room for."""
     stored: int = 10_000
     """Responses kept once they are done, for `previous_response_id` and `GET`; the oldest go first."""
     lease_s: float = 10.0
@@ -34,5 +36,7 @@ class ServerConfig:
     """Within this time the head of a request must be there,"""
     body_s: float = 10.0
     """and within this its body."""
+    answer_s: float = 7200.0
+    """Wall time of an answer: then its thought is ended as by `answer_now`, and a tenth of that later the answer."""
     drain_s: float = 30.0
     """After SIGTERM, how long answers under way may go on."""

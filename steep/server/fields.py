@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
 from pydantic_core import core_schema
 
 from steep.server.errors import refused
@@ -14,6 +14,9 @@ MOST_TOKENS = 1 << 31
 Tokens = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
 SomeTokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 COLDEST = 1e-4  # below it a temperature is 0: logits divided by it would leave the range of a float
+MOST_KEYS, MOST_ITEMS = 100, 10_000
+Items = Annotated[list[T], Field(max_length=MOST_ITEMS, fail_fast=True)]
+"""The first that is wrong is told, and the others are not looked at: a body may have a million."""
 
 
 def only(*values: Any) -> GetPydanticSchema:
@@ -30,8 +33,20 @@ def only(*values: Any) -> GetPydanticSchema:
     )
 
 
+def few(value: Any) -> Any:
+    """What may be an object, before each of its keys is looked at."""
+    if isinstance(value, dict) and len(value) > MOST_KEYS:
+        raise ValueError(f"an object of {len(value)} keys has more than {MOST_KEYS}")
+    return value
+
+
 class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_keys(cls, value: Any) -> Any:
+        return few(value)
 
 
 class Thinking(Model):
@@ -66,7 +81,7 @@ class Asked(Model):
     reasoning: Reasoning | None = None
 
     # without effect on the answer
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(few)] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -155,6 +155,10 @@ class Generation:
         self.on_done: Callable[[Generation], None] = lambda _: None
         self.pending: Pending | None = None
         """What the engine makes of it; None if it is made elsewhere."""
+        self.key: str | None = None
+        """What the client who waits for it showed as its key."""
+        self.timers: tuple[asyncio.TimerHandle, ...] = ()
+        """What will end it, if it takes too long."""
         self.pieces: list[Progress] = []
         """All that was taken."""
         self._unfinished = request.n
@@ -201,13 +205,11 @@ class Generation:
 
     def cancel(self) -> None:
         """End it now, if it is not done; its rows are free after the engine's next step."""
-        if not self.done:
-            if self.pending is not None:
-                self.pending.cancel()
-            for sample in self.samples:
-                sample.finish = sample.finish or "cancelled"
-            self._unfinished = 0
-            self._change()
+        self._end("cancelled")
+
+    def cut(self) -> None:
+        """The same, as at a limit of its tokens."""
+        self._end("length")
 
     def fail(self, message: str) -> None:
         if not self.done:
@@ -233,6 +235,15 @@ class Generation:
     async def finished(self) -> None:
         async for _ in self.updates():
             pass
+
+    def _end(self, how: Finish) -> None:
+        if not self.done:
+            if self.pending is not None:
+                self.pending.cancel()
+            for sample in self.samples:
+                sample.finish = sample.finish or how
+            self._unfinished = 0
+            self._change()
 
     def _change(self) -> None:
         self._changes += 1

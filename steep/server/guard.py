@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
@@ -15,6 +16,7 @@ from steep.server.errors import ApiError, refused
 
 OPEN = Built("chat").paths | {"/health"}
 """What needs no key: whatever watches the server must be able to ask, and the chat page asks its reader for the key."""
+log = logging.getLogger("steep.server")
 
 
 class Guard:
@@ -28,8 +30,12 @@ class Guard:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def counted_send(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 route = scope.get("route")
                 self.count(route.path if route is not None else "none", message["status"])
             await send(message)
@@ -42,7 +48,14 @@ class Guard:
             response = error.response({"connection": "close"})  # the rest of the body is not read
             await response(scope, receive, counted_send)
             return
-        await self.app(scope, _replayed(body, receive), counted_send)
+        try:
+            await self.app(scope, _replayed(body, receive), counted_send)
+        except Exception:
+            if begun:
+                raise
+            log.exception("%s %r failed", scope["method"], scope["path"])
+            response = ApiError(500, "something went wrong in the server; its log says what").response()
+            await response(scope, receive, counted_send)
 
     def _admit(self, path: str, headers: Mapping[str, str]) -> None:
         host = headers.get("host", "")

@@ -72,11 +72,11 @@ class Jobs:
             raise refused("a background response is stored", "store")
         model = self.service.model(asked.model)
         self.service.admit(model, 1)
-        if await self.store.run(self.store.waiting, model.weights) >= model.rows + self.service.config.queue:
+        if await self.store.run(self.store.waiting, model.means) >= model.rows + self.service.config.queue:
             raise ApiError(429, "too many background responses are waiting: try again", code="queue_full")
         request = await self.service.request(model, asked, prompt, asked.max_output_tokens, 1, asked.schema_wanted)
         made = Made(Generation(model.name, model.template, request, wanted(asked, self.service)), asked, said)
-        await self.store.run(self.store.add, made.record(model.weights))
+        await self.store.run(self.store.add, made.record(model.means))
         self.wake()
         return made
 
@@ -143,7 +143,7 @@ class Jobs:
             free = max(model.rows - 1, 1) - model.answers  # one row is left to those who wait
             if free > 0:
                 lease_s = self.service.config.lease_s
-                for record in await self.store.run(self.store.claim, self._owner, model.weights, free, lease_s):
+                for record in await self.store.run(self.store.claim, self._owner, model.means, free, lease_s):
                     try:
                         await self._begin(model, record)
                     except (SteepError, ApiError) as error:
@@ -151,7 +151,7 @@ class Jobs:
                         await self.store.run(self.store.end, record.id, failed)
 
     async def _begin(self, model: ServedModel, record: Record) -> None:
-        made = Made.stored(record, self.service)
+        made = Made.stored(record, self.service, told=False)
         made.queued = False
         found = await self.store.run(self.store.news, record.id)
         pieces = [] if found is None else found[1]
@@ -161,7 +161,7 @@ class Jobs:
         ids = tuple(id for piece in pieces for id in piece.ids.tolist())
         request = replace(record.request, response_ids=ids, constraint=constraint)
         self.service.start(made.generation, request, self.service.background)
-        model.answers += 1
+        self.service.count(model, 1, None)
         self._jobs[made.id] = Job(made, len(pieces), len(pieces))
 
     def _give_up(self) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from steep.server.asked import LOGPROBS, SEALED_THOUGHT, ResponseAsked, sealed_with
+from steep.server.budgets import most_tokens
 from steep.server.errors import ApiError
 from steep.server.generation import Finish, Generation, Sample, Wanted
 from steep.server.service import Service
-from steep.server.store import Record, State, Status
+from steep.server.store import Means, Record, State, Status
 from steep.server.stream import event
 from steep.types import Message, Progress
 
@@ -37,8 +38,8 @@ class Made:
         self.completed_at: float | None = None
 
     @classmethod
-    def stored(cls, record: Record, service: Service) -> "Made":
-        """As it was before its first token."""
+    def stored(cls, record: Record, service: Service, *, told: bool = True) -> "Made":
+        """As it was before its first token. `told`: to a client, for whom its thought may have to be encrypted."""
         model = service.maker(record)
         try:
             asked = ResponseAsked.model_validate({"input": ""} | record.asked)
@@ -48,22 +49,27 @@ class Made:
             model.name,
             model.template,
             record.request,
-            wanted(asked, service),
+            wanted(asked, service, told=told),
             record.id.removeprefix("resp_"),
             record.created,
         )
         return cls(generation, asked, SAID.validate_python(record.said))
 
-    def record(self, weights: str) -> Record:
+    def record(self, means: Means) -> Record:
+        """`means`: of the model that makes it."""
+        request = self.generation.request
+        tokens = len(request.prompt_ids) + most_tokens(request.budget)
         return Record(
             id=self.id,
             created=self.generation.created,
             model=self.generation.model,
-            weights=weights,
+            weights=means.weights,
+            context=min(tokens, means.context),
+            chunked=tokens > means.context,
             background=bool(self.asked.background),
             asked=self.asked.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"input"}),
             said=SAID.dump_python(tuple(self.said), mode="json"),
-            request=self.generation.request,
+            request=request,
             state=self.state,
         )
 
@@ -82,6 +88,8 @@ class Made:
         self.queued, self.completed_at = state.status == "queued", state.completed_at
         if state.status == "cancelled":
             self.generation.cancel()
+        elif state.status == "incomplete":  # by the clock, where no piece says so
+            self.generation.cut()
         elif state.status == "failed":
             self.generation.fail(state.error or "")
 
@@ -192,12 +200,15 @@ class Events:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         made = self.made
         yield b"".join(self._created())
-        begun = False
+        begun = thought = False
         async for state, pieces in self.news:
             made.queued = state.status == "queued"
             if not (begun or made.queued):
                 begun = True
-                yield b"".join(self._begun())
+                yield self.event("response.in_progress", response=made.body() | {"output": []})
+            if self.thinking and not thought and (pieces or state.done):
+                thought = True
+                yield b"".join(self._thought_begun())
             for piece in pieces:
                 made.generation.take(piece)
                 yield b"".join(self._gained())
@@ -212,13 +223,11 @@ class Events:
         if self.made.queued:
             yield self.event("response.queued", response=body)
 
-    def _begun(self) -> Iterator[bytes]:
-        made = self.made
-        yield self.event("response.in_progress", response=made.body() | {"output": []})
-        if self.thinking:
-            yield self.added(0, made.reasoning_item() | ({"content": []} if self.full else {}))
-            if self.full:
-                yield self.of_thought("content_part.added", content_index=0, part=_thought_part(""))
+    def _thought_begun(self) -> Iterator[bytes]:
+        """With its first token, for which it may have to wait."""
+        yield self.added(0, self.made.reasoning_item() | ({"content": []} if self.full else {}))
+        if self.full:
+            yield self.of_thought("content_part.added", content_index=0, part=_thought_part(""))
 
     def _gained(self) -> Iterator[bytes]:
         made, sample, message = self.made, self.made.sample, self.message
@@ -280,9 +289,9 @@ class Events:
         return b"" if number <= self.after else event({"type": name, "sequence_number": number, **data}, name)
 
 
-def wanted(asked: ResponseAsked, service: Service) -> Wanted:
+def wanted(asked: ResponseAsked, service: Service, *, told: bool = True) -> Wanted:
     included = asked.include or ()
-    seal = sealed_with(service.seal) if SEALED_THOUGHT in included else None
+    seal = sealed_with(service.seal) if told and SEALED_THOUGHT in included else None
     return Wanted(logprobs=LOGPROBS in included, thoughts=service.config.thoughts, seal=seal)
 
 

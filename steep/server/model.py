@@ -5,6 +5,7 @@ import time
 from steep.engines import Chunking, DrivenEngine, LoadedModel
 from steep.server.driver import Driver
 from steep.server.grammar import Grammars
+from steep.server.store import Means
 
 
 class ServedModel:
@@ -27,6 +28,10 @@ class ServedModel:
         if self.template.think_close_id is None:
             return "none" if "none" in efforts else None
         return "medium" if "medium" in efforts else None
+
+    @property
+    def means(self) -> Means:
+        return Means(weights=self.weights, context=self.context, chunked=self.chunked)
 
     def close(self) -> None:
         self.driver.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 
@@ -21,6 +22,8 @@ from steep.server.store import Record, State
 from steep.server.stream import EventStream
 from steep.types import Message
 
+ID = re.compile("resp_[0-9a-f]{32}")
+"""What else a client may say, a database may not be able to look for."""
 log = logging.getLogger("steep.server")
 
 
@@ -60,7 +63,7 @@ class Live:
         store, model = self._service.store, self._service.model(made.generation.model)
         try:
             if made.asked.store is not False:
-                await store.run(store.add, made.record(model.weights), made.generation.pieces)
+                await store.run(store.add, made.record(model.means), made.generation.pieces)
         except SQLAlchemyError:
             log.exception("a response could not be stored")
         finally:
@@ -116,7 +119,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
         return made
 
     async def _record(id: str) -> Record:
-        record = await store.run(store.find, id)
+        record = await store.run(store.find, id) if ID.fullmatch(id) else None
         if record is None:
             raise ApiError(404, f"there is no response {id!r}: it was not stored, or has made way", code="not_found")
         return record
@@ -137,10 +140,11 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
         if (made := live.get(id)) is not None:
             made.asked.store = False
             made.generation.cancel()
+            await live.kept(made)
         else:
             await _record(id)
-            await store.run(store.drop, id)
-            jobs.wake()
+        await store.run(store.drop, id)  # in the first case too: it may have been on its way there
+        jobs.wake()
         return JSONResponse({"id": id, "object": "response", "deleted": True})
 
     @router.post("/v1/responses/{id}/cancel", responses=told(ResponseTold) | refusals([404]))
@@ -148,6 +152,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
         if (made := live.get(id)) is not None:
             made.generation.cancel()
         else:
+            await _record(id)
             await store.run(store.end, id, State(status="cancelled"))
             jobs.wake()
         return JSONResponse((await _find(id)).body())
@@ -157,6 +162,7 @@ def response_routes(service: Service, jobs: Jobs) -> APIRouter:
         if (made := live.get(id)) is not None:
             made.generation.answer_now()
         else:
+            await _record(id)
             await store.run(store.answer_now, id)
             jobs.wake()
         return JSONResponse((await _find(id)).body())

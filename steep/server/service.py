@@ -1,6 +1,7 @@
 """What all requests share: the models, and the responses under way."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import getrandbits
@@ -9,7 +10,7 @@ from typing import Any
 from fastapi import Request as HttpRequest
 
 from steep.errors import SteepError
-from steep.server.budgets import budget_for
+from steep.server.budgets import budget_for, check_size
 from steep.server.config import ServerConfig
 from steep.server.errors import ApiError, refused
 from steep.server.fields import Asked
@@ -23,6 +24,8 @@ from steep.types import Constraint, Message, Request
 
 LONG_TEXT = 4096
 """Characters from which on tokenising is left to a thread; a shorter text takes less than going there and back."""
+ANSWER_SHARE = 0.1
+"""Of the time that an answer may take, what it has besides when its thought was ended for it."""
 
 
 class Service:
@@ -36,6 +39,8 @@ class Service:
         self.live: set[Generation] = set()
         """Those that somebody waits for."""
         self.background: set[Generation] = set()
+        self.by_key: Counter[str | None] = Counter()
+        """Answers that are waited for with each key, and those in the background for None."""
         self.metrics = Metrics()
         self.draining = False
         self._watchers: set[asyncio.Task[None]] = set()
@@ -68,14 +73,16 @@ class Service:
     ) -> Generation:
         """Start to answer. When the client goes, the response is cancelled."""
         model = self.model(asked.model)
-        self.admit(model, n)
-        model.answers += n  # before anything is waited for
+        key = http.headers.get("authorization", "")
+        self.admit(model, n, key)
+        self.count(model, n, key)  # before anything is waited for
         try:
             request = await self.request(model, asked, messages, total, n, schema)
         except BaseException:
-            model.answers -= n
+            self.count(model, -n, key)
             raise
         generation = Generation(model.name, model.template, request, wanted)
+        generation.key = key
         self.start(generation, request, self.live)
         watcher = asyncio.create_task(_cancel_when_gone(http, generation))
         self._watchers.add(watcher)
@@ -84,9 +91,13 @@ class Service:
 
     def start(self, generation: Generation, request: Request, among: set[Generation]) -> None:
         """Have the engine of its model make it."""
-        driver = self.models[generation.model].driver
+        driver, loop, seconds = self.models[generation.model].driver, asyncio.get_running_loop(), self.config.answer_s
         generation.pending = driver.submit(request, generation.take)
         generation.on_done = self._done
+        generation.timers = (
+            loop.call_later(seconds, generation.answer_now),
+            loop.call_later(seconds * (1 + ANSWER_SHARE), generation.cut),
+        )
         among.add(generation)
         if driver.failed:  # before it could be told
             self._fail(generation.model)
@@ -96,7 +107,8 @@ class Service:
             model.close()
         self.store.close()
 
-    def admit(self, model: ServedModel, n: int) -> None:
+    def admit(self, model: ServedModel, n: int, key: str | None = None) -> None:
+        """Refuse what there is no room for. `key`: of a client who waits for it."""
         if self.draining:
             raise ApiError(503, "the server is shutting down", code="shutting_down")
         if model.driver.failed:
@@ -105,6 +117,16 @@ class Service:
             raise refused(f"n = {n} is more than this server's limit of {self.config.max_answers}", "n")
         if model.answers + n > model.rows + self.config.queue:
             raise ApiError(429, "too many answers are waiting: try again", code="queue_full")
+        most = self.config.per_key
+        if key is not None and most is not None and self.by_key[key] + n > most:
+            raise ApiError(429, f"more than {most} answers for one key are waiting: try again", code="key_busy")
+
+    def count(self, model: ServedModel, n: int, key: str | None) -> None:
+        """Take n answers into account, or fewer by -n."""
+        model.answers += n
+        self.by_key[key] += n
+        if not self.by_key[key]:
+            del self.by_key[key]
 
     async def request(
         self,
@@ -122,6 +144,7 @@ class Service:
         if size < LONG_TEXT:
             prompt_ids = model.template.render(messages)
         else:
+            check_size(model, messages)
             prompt_ids = await asyncio.to_thread(model.template.render, messages)
         budget = budget_for(model, len(prompt_ids), effort, thought, total, self.config.max_thought)
         constraint = await self.constraint(model, schema)
@@ -140,7 +163,9 @@ class Service:
     def _done(self, generation: Generation) -> None:
         self.live.discard(generation)
         self.background.discard(generation)
-        self.models[generation.model].answers -= len(generation.samples)
+        for timer in generation.timers:
+            timer.cancel()
+        self.count(self.models[generation.model], -len(generation.samples), generation.key)
         self.metrics.count(generation)
 
     def _fail(self, name: str) -> None:

@@ -33,6 +33,7 @@ from sqlalchemy import (
     Row,
     String,
     Table,
+    and_,
     create_engine,
     delete,
     event,
@@ -41,6 +42,7 @@ from sqlalchemy import (
     inspect,
     literal,
     make_url,
+    not_,
     or_,
     select,
     update,
@@ -65,6 +67,8 @@ RESPONSES = Table(
     Column("created", Double, nullable=False, index=True),
     Column("model", String, nullable=False),
     Column("weights", String, nullable=False),
+    Column("context", Integer),
+    Column("chunked", Boolean),
     Column("background", Boolean, nullable=False),
     Column("asked", JSON, nullable=False),
     Column("said", JSON, nullable=False),
@@ -87,7 +91,7 @@ PIECES = Table(
     Column("thought_len", Integer, nullable=False),
     Column("stop", String),
 )
-VERSION = 1
+VERSION = 2
 """Of the tables and of what is in their columns: one more with every change of either."""
 VERSIONS = Table("store_version", TABLES, Column("version", Integer, primary_key=True))
 REQUEST = TypeAdapter(Request)
@@ -107,6 +111,17 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a server has to go on with a response."""
+
+    weights: str
+    """Their digest."""
+    context: int
+    chunked: bool
+    """Whether thoughts may be longer than the context."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """A response but for its tokens."""
 
@@ -115,6 +130,10 @@ class Record:
     model: str
     weights: str
     """Digest of the weights, which alone can go on with the response."""
+    context: int | None = None
+    """That it needs. None: it was stored before this was told."""
+    chunked: bool | None = None
+    """Whether it is longer than that: then its chunks are cut at the same places within the same context alone."""
     background: bool
     asked: dict[str, Any]
     """The body of the request."""
@@ -185,6 +204,8 @@ class Store:
                     created=record.created,
                     model=record.model,
                     weights=record.weights,
+                    context=record.context,
+                    chunked=record.chunked,
                     background=record.background,
                     asked=record.asked,
                     said=record.said,
@@ -218,11 +239,11 @@ class Store:
 
     # -- those in the background
 
-    def waiting(self, weights: str) -> int:
-        """How many there are that are not done."""
+    def waiting(self, means: Means) -> int:
+        """How many there are that are not done, and can be gone on with by these means."""
         with self._engine.begin() as db:
             count = select(func.count()).select_from(RESPONSES)
-            return db.execute(count.where(_under_way, RESPONSES.c.weights == weights)).scalar_one()
+            return db.execute(count.where(_under_way, _possible(means))).scalar_one()
 
     def end(self, id: str, state: State) -> None:
         """End one that is not done. Its owner, if any, is its owner no longer."""
@@ -234,11 +255,11 @@ class Store:
         with self._engine.begin() as db:
             db.execute(update(RESPONSES).where(_under_way, RESPONSES.c.id == id).values(answer_now=True))
 
-    def claim(self, owner: str, weights: str, most: int, lease_s: float) -> list[Record]:
-        """Take the oldest of those that nobody is at work on."""
+    def claim(self, owner: str, means: Means, most: int, lease_s: float) -> list[Record]:
+        """Take the oldest of those that nobody is at work on, and that can be gone on with by these means."""
         with self._engine.begin() as db:
             free = or_(RESPONSES.c.owner.is_(None), RESPONSES.c.lease < self._now())
-            waiting = select(RESPONSES).where(_under_way, RESPONSES.c.background, RESPONSES.c.weights == weights, free)
+            waiting = select(RESPONSES).where(_under_way, RESPONSES.c.background, _possible(means), free)
             rows = db.execute(waiting.order_by(RESPONSES.c.created).limit(most).with_for_update(skip_locked=True)).all()
             taken = {"status": "in_progress", "owner": owner, "lease": self._now() + lease_s}
             db.execute(update(RESPONSES).where(RESPONSES.c.id.in_([row.id for row in rows])).values(taken))
@@ -279,6 +300,10 @@ class Store:
                 TABLES.create_all(db)
                 db.execute(insert(VERSIONS).values(version=VERSION))
             known = inspect(db).has_table(VERSIONS.name)
+            if known and db.execute(select(VERSIONS.c.version)).scalars().all() == [1]:
+                for column in ("context INTEGER", "chunked BOOLEAN"):
+                    db.exec_driver_sql(f"ALTER TABLE {RESPONSES.name} ADD COLUMN {column}")
+                db.execute(update(VERSIONS).values(version=VERSION))
             if not known or db.execute(select(VERSIONS.c.version)).scalars().all() != [VERSION]:
                 raise SteepError(
                     f"the store {self._engine.url!r} was made by another version of steep",
@@ -287,6 +312,15 @@ class Store:
 
 
 _under_way = RESPONSES.c.status.in_(UNDER_WAY)
+
+
+def _possible(means: Means) -> ColumnElement[bool]:
+    """What can be gone on with by these means."""
+    context = RESPONSES.c.context
+    fits = and_(not_(RESPONSES.c.chunked), context <= means.context)
+    if means.chunked:
+        fits = or_(fits, context == means.context)
+    return and_(RESPONSES.c.weights == means.weights, or_(context.is_(None), fits))
 
 
 def store_url(where: str) -> str:

@@ -61,6 +61,8 @@ class Tokenizer:
         self.control_names = tuple(sorted(self._control, key=lambda name: self._control[name]))
         self.vocab_size = max([*self._bytes, *self.control_ids]) + 1
         """Rows that an embedding needs: the largest id + 1."""
+        self.longest = max(map(len, self._bytes.values()))
+        """Bytes of the longest token of text."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -144,7 +146,9 @@ class Tokenizer:
         """
         if not text:  # between control tokens there often is none, and a call costs 10 us
             return []
-        ids: list[int] = self._text.encode(_encodable(text), add_special_tokens=False).ids
+        # `encode` would stop all other threads meanwhile
+        (encoding,) = self._text.encode_batch([_encodable(text)], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Iterable[int], control: bool = False) -> str:

@@ -7,10 +7,13 @@ import time
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from steep.server.chat import chunks
+from steep.server.asked import ResponseAsked
+from steep.server.chat import ChatAsked, chunks
 from steep.server.generation import Generation, Wanted
 from steep.types import Progress, Request
+from tests.server.serving import CONTEXT
 
 BUDGETS = [0, 1, 16, 256]
 
@@ -273,6 +276,43 @@ def test_a_schema_that_cannot_be_kept_is_refused(server):
     for schema in ({"type": "no such type"}, {"not": {"type": "object"}}):
         status, answer = server.post("/v1/chat/completions", server.chat_body(response_format=form(schema)))
         assert (status, answer["error"]["param"]) == (400, "response_format")
+
+
+MANY = {str(number): 1 for number in range(10_000)}
+WRONG_EVERYWHERE = {
+    "messages": {"messages": [1] * 10_000},
+    "messages beyond counting": {"messages": [{"role": "user", "content": ""}] * 10_001},
+    "parts": {"messages": [{"role": "user", "content": [1] * 10_000}]},
+    "stops": {"stop": [1] * 10_000},
+    "fields": MANY,
+    "fields of a message": {"messages": [MANY]},
+    "metadata": {"metadata": MANY},
+    "input": {"input": [1] * 10_000},
+    "parts of an input": {"input": [{"role": "user", "content": [1] * 10_000}]},
+    "parts of a thought": {"input": [{"type": "reasoning", "content": [1] * 10_000}]},
+    "what is included": {"include": ["all"] * 10_000},
+}
+
+
+@pytest.mark.parametrize("name", WRONG_EVERYWHERE)
+def test_of_a_body_that_is_wrong_everywhere_little_is_told(server, name):
+    fields = WRONG_EVERYWHERE[name]
+    path, kind, asked = "/v1/responses", ResponseAsked, {"model": "tiny", "input": "x"} | fields
+    if "messages" in fields or "stop" in fields:
+        path, kind, asked = "/v1/chat/completions", ChatAsked, server.chat_body(**fields)
+    with pytest.raises(ValidationError) as wrong:
+        kind.model_validate(asked)
+    assert wrong.value.error_count() <= 6  # of the kinds of item that there may be, each for itself
+    status, answer = server.post(path, asked)
+    assert (status, answer["error"]["code"]) == (400, "invalid_value")
+
+
+def test_a_text_that_cannot_fit_is_refused_before_it_is_read(server):
+    most = CONTEXT * server.model.template.tokenizer.longest
+    for size, told in ((most, "tokens leaves no room"), (most + 1, f"a prompt of {most + 1} bytes")):
+        status, answer = server.post("/v1/chat/completions", server.chat_body("é" + "1" * (size - 2)))
+        assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+        assert told in answer["error"]["message"]
 
 
 def test_bodies_that_are_not_json_and_unknown_paths_and_models(server):

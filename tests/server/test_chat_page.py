@@ -6,6 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from steep.server import stream
 from tests.server.browsing import NEEDS_CHROMIUM, PHONE, opened
 from tests.server.serving import serving
 
@@ -145,6 +146,27 @@ def test_a_thought_is_ended_with_answer_now(slow_page):
     assert page.locator(".turn.assistant .said").inner_text()
 
 
+def test_an_answer_that_waits_for_a_row_is_not_told_as_thinking(browser, monkeypatch):
+    monkeypatch.setattr(stream, "SILENCE_S", 0.2)
+    options = {"endless": True, "context": 4096, "rows": 1, "token_s": TOKEN_S}
+    with serving(**options) as client, opened(browser, url_of(client)) as page:
+        asked = {"model": "tiny", "input": "x", "stream": True, "reasoning": {"effort": "max"}}
+        connection = client.begin("/v1/responses", asked)
+        client.wait(lambda: client.model.driver.engine.active)
+        ask(page, effort="max")
+        expect(page.get_by_text("waiting…")).to_be_visible()
+        page.wait_for_timeout(3000)
+        expect(page.get_by_role("button", name="Stop")).to_be_visible()
+        expect(page.get_by_role("button", name="Answer now")).to_have_count(0)
+        expect(page.locator(".thought")).to_have_count(0)
+        connection.close()
+        expect(fold(page)).to_have_text(re.compile(r"^Thinking, [01] s"))
+        page.get_by_role("button", name="Answer now").click()
+        finished(page)
+        thought, took = (float(box.inner_text().split()[-2]) for box in (fold(page), page.locator(".figures")))
+        assert took > thought + 2
+
+
 def test_an_answer_is_stopped(slow_page, slow):
     page = slow_page
     ask(page, effort="max")
@@ -158,6 +180,25 @@ def test_an_answer_is_stopped(slow_page, slow):
     page.get_by_label("question", exact=True).press("Escape")
     expect(page.locator(".turn .missing")).to_have_count(2)
     expect(page.get_by_role("status")).to_have_text("Stopped")
+
+
+def test_every_answer_is_announced(page):
+    page.evaluate("""() => {
+        const status = document.querySelector("[role=status]");
+        window.announced = [""];
+        new MutationObserver(() => {
+            if (status.textContent != announced.at(-1)) announced.push(status.textContent);
+        }).observe(status, { characterData: true, childList: true, subtree: true });
+    }""")
+    for answers in (1, 2):
+        ask(page, effort="none")
+        finished(page, answers)
+    page.get_by_role("button", name="regenerate").last.click()
+    expect(page.locator(".branches")).to_contain_text("2/2")
+    finished(page, answers=2)
+    expect(page.get_by_role("status")).to_have_text("Answer ready, cut off")
+    ready = "Answer ready, cut off"
+    assert page.evaluate("announced") == ["", ready, "", ready, "", ready]
 
 
 def test_effort_and_limit_are_two_things(page):
@@ -251,6 +292,25 @@ def test_one_question_is_asked_at_four_budgets(page):
     assert thoughts[1].startswith(thoughts[0][:-1])
     assert thoughts[2].startswith(thoughts[1][:-1])
     expect(page.get_by_role("status")).to_have_text("Answers ready")
+
+
+def test_a_comparison_is_stopped_before_another_model_is_asked(browser):
+    options = {"endless": True, "token_s": TOKEN_S, "names": ("tiny", "other")}
+    with serving(**options) as client, opened(browser, url_of(client)) as page:
+        page.get_by_role("link", name="compare", exact=True).click()
+        page.get_by_label("budget 4 in tokens").fill("900")
+        page.get_by_role("button", name="How many r's").click()
+        expect(fold(page)).to_have_text(COUNTED)
+        expect(page.get_by_label("model")).to_be_disabled()
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator(".columns .figures")).to_have_count(4)
+        expect(page.get_by_role("status")).to_have_text("Stopped")
+        page.get_by_label("model").select_option("other")
+        expect(page.locator(".columns .figures")).to_have_count(0)
+        page.get_by_label("budget 4 in tokens").fill("9")
+        page.get_by_role("button", name="How many r's").click()
+        expect(page.locator(".columns .figures")).to_have_count(4)
+        expect(page.get_by_role("status")).to_have_text("Answers ready")
 
 
 @pytest.mark.parametrize(
@@ -385,6 +445,36 @@ def test_answers_are_made_while_another_conversation_is_read(slow_page):
     page.locator("aside .talks a", has_text="a slow one").click()
     finished(page)
     expect(page.locator(".figures")).to_contain_text("128 tokens of thought")
+
+
+def test_two_tabs_share_their_conversations(page):
+    ask(page, "make 24", effort="none")
+    finished(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    ask(other, "and in the other tab", effort="none")
+    finished(other, answers=2)
+    expect(page.locator(".asked")).to_have_text(["make 24", "and in the other tab"])
+    finished(page, answers=2)
+    ask(page, "and here", effort="none")
+    finished(page, answers=3)
+    other.reload()
+    expect(other.locator(".asked")).to_have_text(["make 24", "and in the other tab", "and here"])
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.locator("aside li", has_text="make 24").hover()
+    page.locator("aside").get_by_label("delete make 24").click()
+    expect(other.locator("aside .talks a")).to_have_count(0)
+
+
+def test_what_is_damaged_in_the_browser_is_passed_over(page):
+    for value in ("{", "5", '{"turns": 5}'):
+        for key in ("steep.chat.a", "steep.settings"):
+            page.evaluate("entry => localStorage.setItem(...entry)", [key, value])
+        page.reload()
+        expect(page.get_by_role("heading")).to_have_text("Ask tiny")
+    ask(page, effort="none")
+    finished(page)
+    expect(page.locator("aside .talks a")).to_have_text(["make 24"])
 
 
 def test_a_browser_without_room_is_told(page):

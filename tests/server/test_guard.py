@@ -1,21 +1,26 @@
 """Who may call, how much, how fast, and what becomes of a server that is asked too much or told to stop."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
 from steep.engines import save_model
 from steep.errors import SteepError
+from steep.server import stream
 from steep.server.run import Together
+from steep.server.stream import EventStream
 from tests.server.serving import serving, tiny
 
 
@@ -64,8 +69,12 @@ def test_pages_of_other_origins_may_call_if_told():
     with serving(cors=("https://page.example",), api_key="key") as client:
         assert client.call("GET", "/health", headers=page)[0] == 200
         assert client.headers["access-control-allow-origin"] == "https://page.example"
-        asks = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        of_a_client = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"  # as openai-node asks
+        asks = {"access-control-request-method": "POST", "access-control-request-headers": of_a_client}
         assert client.call("OPTIONS", "/v1/responses", headers=page | asks)[0] == 200
+        assert client.headers["access-control-allow-headers"] == of_a_client
+        assert client.call("GET", "/v1/models", headers=page)[0] == 401
+        assert client.headers["access-control-expose-headers"] == "retry-after"
         assert client.call("GET", "/health", headers={"origin": "https://other.example"})[0] == 403
 
 
@@ -127,6 +136,22 @@ def test_a_full_queue_is_told():
         assert client.chat(reasoning_effort="none")["object"] == "chat.completion"
 
 
+def test_one_key_does_not_take_all_places():
+    with serving(endless=True, context=4096, rows=4, per_key=2) as client:
+        connection = client.begin("/v1/chat/completions", client.chat_body(n=2, reasoning_effort="max"))
+        client.wait(lambda: client.model.answers == 2)
+        status, answer = client.post("/v1/responses", {"model": "tiny", "input": "x"})
+        assert (status, answer["error"]["code"]) == (429, "key_busy")
+        assert client.headers["retry-after"] == "1"
+        other = {"authorization": "Bearer other"}
+        few = {"reasoning_effort": "none", "n": 2}
+        assert client.post("/v1/chat/completions", client.chat_body(**few), headers=other)[0] == 200
+        assert client.post("/v1/chat/completions", client.chat_body(n=3), headers=other)[0] == 429
+        connection.close()
+        client.wait(lambda: not client.service.by_key)
+        assert client.post("/v1/chat/completions", client.chat_body(**few))[0] == 200
+
+
 def test_messages_and_thoughts_have_limits():
     with serving(max_messages=2, max_thought=20, endless=True) as client:
         many = [{"role": "user", "content": "x"}] * 3
@@ -167,6 +192,20 @@ def test_an_engine_that_fails_is_told_and_nobody_waits_for_ever(caplog):
         assert client.get("/health") == (503, {"status": "failed"})
         assert client.post("/v1/chat/completions", client.chat_body())[0] == 500
     assert "the engine failed" in caplog.text
+
+
+def test_a_bug_is_told_counted_and_logged(tmp_path, caplog):
+    with serving(store=tmp_path / "a.db", cors=("https://page.example",)) as client:
+        with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+            database.execute("DROP TABLE responses")
+        path, page = f"/v1/responses/resp_{0:032x}", {"origin": "https://page.example"}
+        status, answer = client.get(path, headers=page)
+        assert (status, answer["error"]["type"]) == (500, "server_error")
+        assert client.headers["access-control-allow-origin"] == "https://page.example"
+        counted = 'steep_requests_total{route="/v1/responses/{id}",status="500"} 1\n'
+        assert counted in client.call("GET", "/metrics")[1].decode()
+    assert f"GET '{path}' failed" in caplog.text
+    assert "no such table: responses" in caplog.text
 
 
 def test_a_method_that_is_not_there_is_answered_with_those_that_are(server):
@@ -236,6 +275,33 @@ def test_what_is_said_in_one_turn_is_written_at_once():
 
     asyncio.run(say())
     assert recorded.parts == [b"head and body", b"the end", None]
+
+
+@pytest.mark.parametrize("pause_s", [0.25, 0.0])
+def test_a_long_silence_is_broken(pause_s, monkeypatch):
+    monkeypatch.setattr(stream, "SILENCE_S", 0.1)
+    sent = []
+
+    async def chunks():
+        for chunk in (b"", b"data: 1\n\n", b"data: 2\n\n"):
+            await asyncio.sleep(pause_s)
+            yield chunk
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(EventStream(chunks())({"type": "http"}, None, send))
+    head, *bodies = sent
+    assert (head["type"], head["status"]) == ("http.response.start", 200)
+    assert [body["more_body"] for body in bodies] == [True] * (len(bodies) - 1) + [False]
+    said = [(chunk, len([*same])) for chunk, same in itertools.groupby(body["body"] for body in bodies)]
+    one, two = (b"data: 1\n\n", 1), (b"data: 2\n\n", 1)
+    if pause_s:
+        (comment, before), *rest = said
+        assert (comment, before >= 2) == (b": \n\n", True)
+        assert [chunk for chunk, _ in rest] == [one[0], comment, two[0], b""]
+    else:
+        assert said == [one, two, (b"", 1)]
 
 
 def test_another_address_needs_a_key(monkeypatch):

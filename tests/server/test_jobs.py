@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from sqlalchemy import create_engine
 
 from steep.engines import NativeConfig, NativeEngine, load_model, save_model
 from steep.errors import SteepError
-from steep.server.store import REQUEST, TABLES, VERSION, Gain, Record, State, Store, store_url
+from steep.server.sealing import Seal
+from steep.server.store import REQUEST, TABLES, VERSION, Gain, Means, Record, State, Store, store_url
 from steep.types import Budget, Progress, Request
-from tests.server.serving import CLOSING, VLLM, VLLM_OPTIONS, Client, serving, tiny
-from tests.server.test_responses import lasting
+from tests.server.serving import CLOSING, CONTEXT, VLLM, VLLM_OPTIONS, Client, serving, tiny
+from tests.server.test_responses import lasting, thought
 
 LONG = {"input": "x", "background": True, "reasoning": {"effort": "max"}}
 ENDED = State(status="incomplete", completed_at=5.0)
+MEANS = Means(weights="w", context=64, chunked=False)
 
 
 def begin(client, **fields):
@@ -153,16 +156,66 @@ def test_an_engine_that_fails_ends_what_it_had(caplog):
 
 def test_one_that_cannot_be_gone_on_with_fails_alone(tmp_path):
     with serving(endless=True, store=tmp_path / "a.db") as client:
-        template, weights = client.model.template, client.model.weights
-        request = Request(prompt_ids=(1,) * 1010, budget=template.budget(200))  # of a server with a longer context
-        asked = {"model": "tiny", "background": True}
-        for id, fields in (("resp_long", {}), ("resp_odd", {"telepathy": True})):
-            client.service.store.add(record(0, id=id, weights=weights, asked=asked | fields, request=request))
+        odd = f"resp_{0:032x}"
+        asked = {"model": "tiny", "background": True, "telepathy": True}
+        client.service.store.add(record(0, id=odd, weights=client.model.weights, asked=asked))
         assert finished(client, begin(client))["status"] == "incomplete"
-        assert "do not fit" in finished(client, "resp_long")["error"]["message"]
-        assert client.service.store.find("resp_odd").state.status == "failed"
-        status, answer = client.get("/v1/responses/resp_odd")
+        assert client.service.store.find(odd).state.status == "failed"
+        status, answer = client.get(f"/v1/responses/{odd}")
         assert (status, "this release does not know" in answer["error"]["message"]) == (500, True)
+
+
+def test_one_in_chunks_waits_for_a_server_that_cuts_them_alike(tmp_path):
+    options = {"endless": True, "context": 256, "chunked": True, "singly": True, "store": tmp_path / "a.db"}
+    asked = {"input": "x", "thinking_token_budget": 2000}
+    id = left(options, asked)
+    for other in ({"chunked": False}, {"chunked": False, "context": 4096}, {"context": 512}):
+        with serving(**options | other) as client:
+            assert finished(client, begin(client, thinking_token_budget=8))["status"] == "incomplete"
+            assert client.get(f"/v1/responses/{id}")[1]["status"] == "in_progress"
+            assert client.service.store.waiting(client.model.means) == 0
+    with serving(**options) as client:
+        response = finished(client, id)
+        assert VLLM or lasting(response) == lasting(client.respond(**asked))
+        assert response["usage"]["output_tokens"] == 2000 + CLOSING + 24
+
+
+def test_one_needs_the_context_that_it_may_fill(tmp_path):
+    needed = []
+    with serving(endless=True, store=tmp_path / "a.db") as client:
+        for fields in ({}, {"max_output_tokens": 200}, {"max_output_tokens": 5000}):
+            record = client.service.store.find(begin(client, thinking_token_budget=100, **fields))
+            needed.append((record.context - len(record.request.prompt_ids), record.chunked))
+    room = CONTEXT - len(record.request.prompt_ids)
+    assert needed == [(100 + CLOSING + 24, False), (200, False), (room, False)]
+
+
+def test_a_server_without_the_secret_makes_what_another_tells_encrypted(tmp_path):
+    file, fields = tmp_path / "a.db", {"thinking_token_budget": 40, "include": ["reasoning.encrypted_content"]}
+    with serving(endless=True, secret="a", store=file) as client:
+        id = begin(client, **fields)
+        finished(client, id)
+        made = client.service.store.find(id)
+        client.service.store.drop(id)
+    with serving(endless=True, store=file) as client:
+        store = client.service.store
+        store.add(replace(made, state=State(status="queued")))
+        client.wait(lambda: store.find(id).state.done)
+        assert store.find(id).state.status == "incomplete"
+        assert client.get(f"/v1/responses/{id}")[0] == 400
+    with serving(endless=True, secret="a", store=file) as client:
+        response = client.get(f"/v1/responses/{id}")[1]
+        assert Seal("a").open(response["output"][0]["encrypted_content"]) == thought(response) != ""
+
+
+def test_ids_that_no_response_has_are_not_looked_for(url):
+    with serving(store=url) as client:
+        for path in ("%00", "resp_nothing", f"resp_{0:032x}"):
+            for method, what in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/answer_now")):
+                status, answer = client.call(method, f"/v1/responses/{path}{what}")
+                assert (status, json.loads(answer)["error"]["code"]) == (404, "not_found")
+        asked = {"model": "tiny", "input": "x", "previous_response_id": "\0"}
+        assert client.post("/v1/responses", asked)[0] == 404
 
 
 def test_responses_are_there_after_a_restart(tmp_path):
@@ -182,14 +235,7 @@ def test_responses_are_there_after_a_restart(tmp_path):
 def test_a_server_that_stops_leaves_its_work_to_the_next(tmp_path, chunked, context):
     options = {"endless": True, "context": context, "chunked": chunked, "singly": True, "store": tmp_path / "a.db"}
     asked = {"input": "x", "thinking_token_budget": 2000}
-    with serving(**options, drain_s=0) as client:
-        engine = client.model.driver.engine
-        step, left = engine.step, iter(range(500))
-        engine.step = lambda: time.sleep(0.01) if next(left, None) is None else step()
-        id = begin(client, **asked)
-        client.wait(lambda: saved(client.service.store, id))
-        client.server.handle_exit(signal.SIGTERM, None)
-        client.wait(lambda: client.server.should_exit)
+    id = left(options, asked)
     with serving(**options) as client:
         kept = saved(client.service.store, id)
         assert 0 < len(kept) < 2000
@@ -197,6 +243,19 @@ def test_a_server_that_stops_leaves_its_work_to_the_next(tmp_path, chunked, cont
         assert VLLM or lasting(response) == lasting(client.respond(**asked))
         assert response["usage"]["output_tokens"] == 2000 + CLOSING + 24
         assert saved(client.service.store, id)[: len(kept)] == kept
+
+
+def left(options, asked):
+    """A response that a server began, and left when it stopped."""
+    with serving(**options, drain_s=0) as client:
+        engine = client.model.driver.engine
+        step, steps = engine.step, iter(range(500))
+        engine.step = lambda: time.sleep(0.01) if next(steps, None) is None else step()
+        id = begin(client, **asked)
+        client.wait(lambda: saved(client.service.store, id))
+        client.server.handle_exit(signal.SIGTERM, None)
+        client.wait(lambda: client.server.should_exit)
+    return id
 
 
 def saved(store, id):
@@ -254,17 +313,17 @@ def test_a_record_comes_back_as_it_was(stores):
 def test_who_is_no_longer_the_owner_saves_nothing(stores):
     one, other = stores
     one.add(record(1))
-    assert [r.id for r in one.claim("one", "w", 5, lease_s=60)] == ["r1"]
-    assert other.claim("other", "w", 5, lease_s=60) == []
+    assert [r.id for r in one.claim("one", MEANS, 5, lease_s=60)] == ["r1"]
+    assert other.claim("other", MEANS, 5, lease_s=60) == []
     assert one.save("one", {"r1": gain(0, [5, 6])}, lease_s=-1) == {"r1": False}  # it is over
-    assert [r.state.status for r in other.claim("other", "w", 5, lease_s=60)] == ["in_progress"]
+    assert [r.state.status for r in other.claim("other", MEANS, 5, lease_s=60)] == ["in_progress"]
     assert one.save("one", {"r1": gain(1, [7], end=ENDED)}, lease_s=60) == {}
     assert other.save("other", {"r1": gain(1, [8, 9], end=ENDED)}, lease_s=60) == {"r1": False}
     state, pieces = one.news("r1")
     assert state == ENDED
     assert [piece.ids.tolist() for piece in pieces] == [[5, 6], [8, 9]]
     assert [piece.ids.tolist() for piece in one.news("r1", after=1)[1]] == [[8, 9]]
-    assert one.claim("one", "w", 5, lease_s=60) == []
+    assert one.claim("one", MEANS, 5, lease_s=60) == []
 
 
 def test_claims_are_in_order_and_shared(stores):
@@ -273,9 +332,9 @@ def test_claims_are_in_order_and_shared(stores):
         one.add(record(number))
     one.add(record(4, weights="others"))
     one.add(record(5, background=False, state=ENDED))
-    assert [r.id for r in one.claim("one", "w", 2, lease_s=60)] == ["r1", "r2"]
-    assert [r.id for r in other.claim("other", "w", 2, lease_s=60)] == ["r3"]
-    assert one.waiting("w") == 3
+    assert [r.id for r in one.claim("one", MEANS, 2, lease_s=60)] == ["r1", "r2"]
+    assert [r.id for r in other.claim("other", MEANS, 2, lease_s=60)] == ["r3"]
+    assert one.waiting(MEANS) == 3
     one.answer_now("r3")
     for id in ("r1", "r5"):  # the latter is done
         other.end(id, State(status="cancelled"))
@@ -283,7 +342,21 @@ def test_claims_are_in_order_and_shared(stores):
     assert other.save("other", {}, lease_s=60) == {"r3": True}
     assert [one.find(id).state.status for id in ("r1", "r5")] == ["cancelled", "incomplete"]
     one.release("one")
-    assert [r.id for r in other.claim("other", "w", 2, lease_s=60)] == ["r2"]
+    assert [r.id for r in other.claim("other", MEANS, 2, lease_s=60)] == ["r2"]
+
+
+def test_what_a_server_cannot_go_on_with_is_left_to_others(stores):
+    one, _ = stores
+    one.add(record(1, context=64, chunked=False))
+    one.add(record(2, context=65, chunked=False))
+    one.add(record(3, context=64, chunked=True))
+    one.add(record(4))  # made before this was told
+    for context, chunked, ids in ((64, False, [1, 4]), (63, True, [4]), (64, True, [1, 3, 4]), (90, True, [1, 2, 4])):
+        means = Means(weights="w", context=context, chunked=chunked)
+        assert one.waiting(means) == len(ids)
+        assert [r.id for r in one.claim("one", means, 5, lease_s=60)] == [f"r{number}" for number in ids]
+        one.release("one")
+    assert one.waiting(Means(weights="others", context=64, chunked=True)) == 0
 
 
 def test_the_newest_that_are_done_are_kept(stores):
@@ -321,11 +394,30 @@ def test_a_store_of_another_version_is_refused(made, url):
     assert "--store" in refusal.value.fix
 
 
+def test_a_store_of_the_first_version_is_brought_up_to_date(url):
+    store = Store(store_url(url), keep=3)
+    store.add(record(1, context=9, chunked=False))
+    store.close()
+    engine = create_engine(store_url(url))
+    with engine.begin() as db:
+        for column in ("context", "chunked"):
+            db.exec_driver_sql(f"ALTER TABLE responses DROP COLUMN {column}")
+        db.exec_driver_sql("UPDATE store_version SET version = 1")
+    engine.dispose()
+    for _ in range(2):
+        store = Store(store_url(url), keep=3)
+        assert store.find("r1") == record(1)
+        store.add(record(2, context=9, chunked=False))
+        assert store.find("r2").context == 9
+        store.drop("r2")
+        store.close()
+
+
 def test_what_is_stored_changes_with_its_version_alone():
     columns = [f"{c.table.name}.{c.name} {c.type} {c.nullable}" for t in TABLES.sorted_tables for c in t.columns]
     request = REQUEST.dump_python(record(1).request, mode="json", exclude={"constraint", "cuts"})
     digest = hashlib.sha256(json.dumps([columns, request]).encode()).hexdigest()
-    assert (VERSION, digest[:8]) == (1, "0842b018"), "raise VERSION, and put the new digest here"
+    assert (VERSION, digest[:8]) == (2, "5dc13f1b"), "raise VERSION, and put the new digest here"
 
 
 # Processes

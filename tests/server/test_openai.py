@@ -1,5 +1,9 @@
 """The server as the `openai` package sees it."""
 
+import time
+from typing import Literal
+
+import pydantic
 import pytest
 
 openai = pytest.importorskip("openai", reason="the openai package is not installed")
@@ -50,6 +54,42 @@ def test_its_stream_helper_follows_the_events(client):
         final = stream.get_final_response()
     assert {"response.created", "response.reasoning_text.delta", "response.output_text.done"} <= kinds
     assert final.status == "completed"
+
+
+def test_in_the_background(client):
+    fields = {"model": "tiny", "input": QUESTION, "reasoning": {"effort": "low"}}
+    response = client.responses.create(**fields, background=True, extra_body={"seed": 3})
+    assert (response.status, response.background, response.output) == ("queued", True, [])
+    while response.status in ("queued", "in_progress"):
+        time.sleep(0.05)
+        response = client.responses.retrieve(response.id)
+    whole = client.responses.create(**fields, extra_body={"seed": 3})
+    assert (response.status, response.output_text, response.usage) == (whole.status, whole.output_text, whole.usage)
+    events = list(client.responses.retrieve(response.id, stream=True, starting_after=1))
+    assert events[0].sequence_number == 2
+    assert events[-1].response == response
+    cancelled = client.responses.cancel(client.responses.create(**fields, background=True).id)
+    assert cancelled.status == "cancelled"
+    assert client.responses.retrieve(cancelled.id).status == "cancelled"
+
+
+class Pair(pydantic.BaseModel):
+    a: Literal["x", "y"]
+    b: bool
+
+
+def test_structured_output(client):
+    pytest.importorskip("llguidance", reason="schemas need llguidance")
+    response = client.responses.parse(model="tiny", input=QUESTION, text_format=Pair, reasoning={"effort": "minimal"})
+    completion = client.chat.completions.parse(
+        model="tiny", messages=QUESTION, response_format=Pair, reasoning_effort="minimal"
+    )
+    for parsed, text in (
+        (response.output_parsed, response.output_text),
+        (completion.choices[0].message.parsed, completion.choices[0].message.content),
+    ):
+        assert parsed == Pair.model_validate_json(text)
+        assert type(parsed.b) is bool
 
 
 def test_models_and_errors(client):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.server.serving import CLOSING, serving
+from steep.server import service
+from tests.server.serving import CLOSING, serving, slowed
 
 BUDGETS = [0, 1, 16, 256]
 
@@ -84,9 +85,12 @@ def test_a_thought_in_chunks_may_be_longer_than_the_context():
             used = client.respond(**fields)["usage"]
             assert used["output_tokens_details"]["reasoning_tokens"] == thought
             assert used["output_tokens"] == thought + CLOSING + answer
-        too_much = {"thinking_token_budget": 200, "max_output_tokens": 200}
-        answer = client.post("/v1/responses", {"model": "tiny", "input": "x"} | too_much)[1]
-        assert "do not fit 200 tokens" in answer["error"]["message"]
+        for too_much, told in (
+            ({"thinking_token_budget": 200, "max_output_tokens": 200}, "do not fit 200 tokens"),
+            ({"thinking_token_budget": 131_073}, "more than this server's limit of 131072"),
+        ):
+            answer = client.post("/v1/responses", {"model": "tiny", "input": "x"} | too_much)[1]
+            assert told in answer["error"]["message"]
 
 
 def test_a_summary_says_how_long_was_thought(endless):
@@ -145,6 +149,64 @@ def test_a_response_under_way_is_told_to_answer_now_or_cancelled():
             connection.close()
         for name in ("cancel", "answer_now"):
             assert client.post(f"/v1/responses/resp_nothing/{name}")[0] == 404
+
+
+def test_one_that_is_cancelled_and_deleted_at_once_is_not_kept():
+    with serving(endless=True, context=4096, singly=True) as client:
+        store = client.service.store
+        store.add = slowed(store.add, 0.3)
+        asked = {"model": "tiny", "input": "x", "stream": True, "reasoning": {"effort": "max"}}
+        connection = client.begin("/v1/responses", asked)
+        client.wait(lambda: client.service.live)
+        (generation,) = client.service.live
+        path = f"/v1/responses/resp_{generation.id}"
+        assert client.post(f"{path}/cancel")[1]["status"] == "cancelled"
+        assert client.call("DELETE", path)[0] == 200
+        assert client.get(path)[0] == 404
+        connection.close()
+
+
+def test_a_thought_is_told_when_it_begins_and_not_while_it_waits():
+    with serving(endless=True, context=4096, rows=1, singly=True) as client:
+        asked = {"model": "tiny", "input": "x", "stream": True, "reasoning": {"effort": "max"}}
+        connections = []
+        for number in (1, 2):
+            connections.append(client.begin("/v1/responses", asked))
+            client.wait(lambda number=number: len(client.service.live) == number)
+        first, waiting = connections
+        said = b""
+        while b"response.in_progress" not in said:
+            said += waiting.recv(1 << 16)
+        waiting.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            waiting.recv(1 << 16)
+        assert b"output_item.added" not in said
+        first.close()
+        waiting.settimeout(60)
+        while b"reasoning_text.delta" not in said:
+            said += waiting.recv(1 << 16)
+        begun = [said.index(f'"response.{name}"'.encode()) for name in ("output_item.added", "reasoning_text.delta")]
+        assert begun == sorted(begun)
+        waiting.close()
+
+
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("share", [1000, 0])
+def test_an_answer_that_takes_too_long_is_ended(share, background, monkeypatch):
+    """Its thought, if there is time left for the answer; else all of it, with what there is."""
+    monkeypatch.setattr(service, "ANSWER_SHARE", share)
+    with serving(endless=True, context=4096, token_s=0.001, answer_s=0.5) as client:
+        events = client.response_stream(background=background, reasoning={"effort": "max"})
+        response = events[-1]["response"]
+        usage = response["usage"]
+        thinking = usage["output_tokens_details"]["reasoning_tokens"]
+        assert 0 < thinking < 2000
+        assert usage["output_tokens"] == thinking + (CLOSING + 24 if share else 0)
+        assert len(text(response)) == (24 if share else 0)
+        assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+        assert client.get(f"/v1/responses/{response['id']}") == (200, response)
+        client.wait(lambda: client.model.driver.engine.idle)
+        assert client.model.answers == 0
 
 
 def test_logprobs_are_included_where_asked_for(endless):

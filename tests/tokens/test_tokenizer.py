@@ -1,6 +1,8 @@
 """Hostile text through tokenizers of our own making, and through one with every trap of other people's files."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,21 @@ def test_the_traps_catch_the_library_and_not_us():
         assert trapped.decode(trapped.encode(text)) == text
     assert trapped.decode(trapped.encode("aQb")) == "ab"  # no byte, and not the unknown token either
     assert len(trapped.encode("x    y")) == 3  # the run of spaces is text
+
+
+def test_the_longest_token_is_known():
+    assert tokenizer.longest == max(len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)) > 1
+
+
+def test_other_threads_run_while_a_long_text_is_encoded():
+    text = "the cat thinks " * 40_000
+    with ThreadPoolExecutor(1) as pool:
+        encoding, turns = pool.submit(tokenizer.encode, text), 0
+        while not encoding.done():
+            time.sleep(0.001)
+            turns += 1
+    assert turns > 5
+    assert tokenizer.decode(encoding.result()) == text
 
 
 def test_control_tokens_come_first():

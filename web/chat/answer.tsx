@@ -66,7 +66,7 @@ function Thinking({ reply }: { reply: Reply }) {
     return () => clearInterval(timer);
   }, []);
   const tokens = reply.thought_tokens ? `, ${reply.thought_tokens.toLocaleString("en")} tokens` : "";
-  return <>{`Thinking, ${duration(Math.max(now - reply.began, 0) / 1000)}${tokens}`}</>;
+  return <>{`Thinking, ${duration(Math.max(now - reply.thought_began!, 0) / 1000)}${tokens}`}</>;
 }
 
 function Figures({ question, reply }: AnswerProps) {

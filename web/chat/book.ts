@@ -9,7 +9,7 @@ const SETTINGS = "steep.settings";
 
 let conversations = Object.keys(localStorage)
   .filter((key) => key.startsWith(PREFIX))
-  .map((key) => ended(JSON.parse(localStorage.getItem(key)!)));
+  .flatMap(stored);
 let full = false;
 const underWay = new Map<string, Handle>();
 const readers = new Set<() => void>();
@@ -70,7 +70,7 @@ export function answer(talk: Conversation, question: number, settings: Settings,
 }
 
 export function useSettings(): [Partial<Settings>, (settings: Settings) => void] {
-  const [settings, setSettings] = useState<Partial<Settings>>(() => JSON.parse(localStorage.getItem(SETTINGS) ?? "{}"));
+  const [settings, setSettings] = useState<Partial<Settings>>(() => parsed(SETTINGS) ?? {});
   return [
     settings,
     (changed) => {
@@ -89,6 +89,20 @@ function tellReaders() {
   for (const read of readers) read();
 }
 
+/** The conversation of a key, if it is there and whole. */
+function stored(key: string): Conversation[] {
+  const talk = parsed(key);
+  return Array.isArray(talk?.turns) ? [ended(talk)] : [];
+}
+
+function parsed(key: string) {
+  try {
+    return JSON.parse(localStorage.getItem(key)!);
+  } catch {
+    return null;
+  }
+}
+
 /** Answers that were under way when the page was left have been stopped by that. */
 function ended(talk: Conversation): Conversation {
   const turns = talk.turns.map((turn) =>
@@ -98,6 +112,15 @@ function ended(talk: Conversation): Conversation {
   );
   return { ...talk, turns };
 }
+
+// Another tab has changed what is kept. Of an answer under way here, more is known here.
+addEventListener("storage", ({ key }) => {
+  if (!key?.startsWith(PREFIX)) return;
+  const id = key.slice(PREFIX.length);
+  if (underWay.has(id)) return;
+  conversations = [...conversations.filter((talk) => talk.id !== id), ...stored(key)];
+  tellReaders();
+});
 
 addEventListener("pagehide", () => {
   for (const talk of conversations) if (underWay.has(talk.id)) keep(talk);

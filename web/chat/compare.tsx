@@ -25,6 +25,8 @@ export function Compare({ models, settings: chosen, onSettings, onAnnounce }: Co
   const [asked, setAsked] = useState("");
   const [replies, setReplies] = useState<Reply[]>([]);
   const handles = useRef<Handle[]>([]);
+  /** Number of what was asked last: only its news count. */
+  const run = useRef(0);
   const busy = replies.some(isUnderWay);
   const stop = () => handles.current.forEach((handle) => handle.stop());
 
@@ -32,20 +34,28 @@ export function Compare({ models, settings: chosen, onSettings, onAnnounce }: Co
     setBudgets(usual(model));
     setAsked("");
     setReplies([]);
-    return stop;
+    return () => {
+      run.current++;
+      stop();
+    };
   }, [model.id]);
 
   function ask(question: string) {
     const seed = Math.floor(Math.random() * SEEDS);
+    const number = ++run.current;
+    let stopped = false;
     setAsked(question);
     setReplies(budgets.map(() => newReply(model)));
     onAnnounce("Thinking");
     handles.current = budgets.map((limit, i) =>
-      respond(model, { model: model.id, effort: null, limit, seed }, [{ role: "user", content: question }], (reply) =>
-        setReplies((before) => before.with(i, reply)),
-      ),
+      respond(model, { model: model.id, effort: null, limit, seed }, [{ role: "user", content: question }], (reply) => {
+        stopped ||= reply.state === "stopped";
+        if (number === run.current) setReplies((before) => before.with(i, reply));
+      }),
     );
-    void Promise.all(handles.current.map(({ ended }) => ended)).then(() => onAnnounce("Answers ready"));
+    void Promise.all(handles.current.map(({ ended }) => ended)).then(
+      () => number === run.current && onAnnounce(stopped ? "Stopped" : "Answers ready"),
+    );
   }
 
   useKeys({ Escape: stop });
@@ -63,7 +73,7 @@ export function Compare({ models, settings: chosen, onSettings, onAnnounce }: Co
           )}
         </Question>
         <div class="dial">
-          <ModelPicker models={models} model={model} onPick={(id) => onSettings({ ...settings, model: id })} />
+          <ModelPicker models={models} model={model} disabled={busy} onPick={(id) => onSettings({ ...settings, model: id })} />
           {!model.thinks && <span>answers at once: there is nothing to compare</span>}
         </div>
         {asked ? <p class="asked">{asked}</p> : model.thinks && <Examples onAsk={ask} />}

@@ -42,9 +42,16 @@ export function Dial({ models, model, settings, onChange }: DialProps) {
   );
 }
 
-export function ModelPicker({ models, model, onPick }: { models: Model[]; model: Model; onPick: (id: string) => void }) {
+interface ModelPickerProps {
+  models: Model[];
+  model: Model;
+  disabled?: boolean;
+  onPick: (id: string) => void;
+}
+
+export function ModelPicker({ models, model, disabled = false, onPick }: ModelPickerProps) {
   return (
-    <select aria-label="model" value={model.id} onInput={(e) => onPick(e.currentTarget.value)}>
+    <select aria-label="model" value={model.id} disabled={disabled} onInput={(e) => onPick(e.currentTarget.value)}>
       {models.map(({ id }) => (
         <option key={id} value={id}>
           {id}

@@ -28,8 +28,9 @@ export interface Reply {
   summary: string;
   text: string;
   error: string;
-  /** In milliseconds: when it was asked for, what the thought took (null: there was none), and all of it. */
+  /** In milliseconds: when it was asked for, when its thought began, what this took (null: none), and all of it. */
   began: number;
+  thought_began: number | null;
   thought_ms: number | null;
   took_ms: number | null;
   /** The thought's so far. */
@@ -86,6 +87,7 @@ export const newReply = (model: Model): Reply => ({
   text: "",
   error: "",
   began: Date.now(),
+  thought_began: null,
   thought_ms: null,
   took_ms: null,
   thought_tokens: 0,
@@ -113,7 +115,8 @@ export function respond(model: Model, asked: Asked, input: Input, changed: (repl
         id = event.response.id;
         break;
       case "response.output_item.added":
-        change({ state: event.item.type === "reasoning" ? "thinking" : "answering" });
+        if (event.item.type === "reasoning") change({ state: "thinking", thought_began: Date.now() });
+        else change({ state: "answering" });
         break;
       case "response.reasoning_text.delta":
         change({ thought: reply.thought + event.delta, thought_tokens: event.reasoning_tokens });
@@ -122,7 +125,8 @@ export function respond(model: Model, asked: Asked, input: Input, changed: (repl
         change({ summary: event.text });
         break;
       case "response.output_item.done":
-        if (event.item.type === "reasoning") change({ state: "answering", thought_ms: Date.now() - reply.began });
+        if (event.item.type !== "reasoning") break;
+        change({ state: "answering", thought_ms: Date.now() - reply.thought_began! });
         break;
       case "response.output_text.delta":
         change({ text: reply.text + event.delta });
@@ -197,6 +201,7 @@ async function* events(body: ReadableStream<Uint8Array>): AsyncGenerator<ServerE
     if (done) return;
     const parts = (rest + value).split("\n\n");
     rest = parts.pop()!;
-    for (const part of parts) yield JSON.parse(part.slice(part.indexOf("data: ") + 6));
+    // A comment says only that the server is there.
+    for (const part of parts) if (!part.startsWith(":")) yield JSON.parse(part.slice(part.indexOf("data: ") + 6));
   }
 }

@@ -52,13 +52,17 @@ export function Talk({ talk, book, models, settings: chosen, onSettings, onAnnou
 
   useAnnounced(reply, onAnnounce);
 
+  function begin(talk: Conversation, question: number) {
+    onAnnounce(""); // words that do not change are not told again
+    answer(talk, question, settings, model);
+  }
   function ask(text: string, parent: number | null) {
     const asked = withQuestion(talk ?? newConversation(), parent, text);
-    answer(asked, asked.leaf!, settings, model);
+    begin(asked, asked.leaf!);
     location.hash = `#/talk/${asked.id}`;
     toEnd();
   }
-  const again = (turn: Turn) => talk && answer(talk, turn.parent!, settings, model);
+  const again = (turn: Turn) => talk && begin(talk, turn.parent!);
 
   useKeys({
     Escape: () => handle?.stop(),
