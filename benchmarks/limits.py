@@ -3,7 +3,7 @@
 Peak: the product of two square matrices through torch, in bf16 or in fp32, whichever is faster: a processor without
 instructions for bf16 is a hundred times slower in it. Bandwidth: reading an array far larger than the caches. Both are
 the best of some trials. The limits are those of the work, not of a program: bf16 weights read once a decode step, each
-row's keys and values once, two operations a weight and token.
+row's keys and values in 8 bits once, two operations a weight and token.
 """
 
 import time
@@ -53,7 +53,7 @@ def decode_s(
 ) -> float:
     """Prefill of `prompts` prompts, then the sum over steps of max(bytes / bandwidth, operations / peak).
 
-    bytes of a step = 2 P + batch * context * 4 L K E         P weights, L layers, K key-value heads, E head size
+    bytes of a step = 2 P + batch * context * 2 L K (E + 4)   P weights, L layers, K key-value heads, E head size
     operations of a step = batch * (2 P + 4 L H E * context)  H query heads
     """
     bandwidth = limits["bandwidth_gb"] * 1e9
@@ -72,8 +72,8 @@ def train_flops(config: ModelConfig, lengths: Sequence[int]) -> float:
 
 
 def kv_bytes(config: ModelConfig) -> int:
-    """Keys and values of one token, in bf16."""
-    return BF16_BYTES * 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    """Keys and values of one token, in 8 bits with a factor for each head."""
+    return 2 * config.num_layers * config.num_kv_heads * (config.head_dim + 4)
 
 
 def _best_s(work: Callable[[], Any]) -> float:

@@ -24,7 +24,7 @@ def load(directory: str, context: int, rows: int) -> None:
 
 def engine() -> NativeEngine:
     if "engine" not in state:
-        config = NativeConfig(rows=state["rows"], context=state["context"], dtype="bfloat16")
+        config = NativeConfig(rows=state["rows"], context=state["context"], dtype="bfloat16", cache_dtype="int8")
         state["engine"] = NativeEngine(state["model"], config, end_ids=frozenset())  # no token ends an answer
     kept: NativeEngine = state["engine"]
     return kept

@@ -514,6 +514,9 @@ def _serve(commands: _Commands) -> None:
     limits.add_argument("--context", type=_number(1), metavar="N", help="tokens of prompt and answer (the model's own)")
     limits.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=DTYPE_HELP)
     limits.add_argument(
+        "--cache-dtype", choices=["int8"], help="keys and values in 8 bits: less memory, faster where there are many"
+    )
+    limits.add_argument(
         "--max-thought",
         type=_number(0),
         metavar="N",

@@ -16,17 +16,24 @@ LONGEST_CONTEXT = 8192
 
 
 def new_engine(
-    loaded: LoadedModel, rows: int, context: int, kind: type[NativeEngine] = NativeEngine, dtype: str = "float32"
+    loaded: LoadedModel,
+    rows: int,
+    context: int,
+    kind: type[NativeEngine] = NativeEngine,
+    dtype: str = "float32",
+    cache_dtype: str | None = None,
 ) -> NativeEngine:
     """An engine that decodes `rows` sequences of `context` tokens together, or fewer where memory is short."""
-    row = row_bytes(loaded.model.config, context, DTYPES[dtype].itemsize)
+    shape = loaded.model.config
+    number = DTYPES[dtype].itemsize if cache_dtype is None else 1 + 4 / shape.head_dim
+    row = row_bytes(shape, context, number)
     fit = int(CACHE_SHARE * psutil.virtual_memory().available / row)
     if fit == 0:
         raise SteepError(
             f"one sequence of {context} tokens does not fit the free memory",
             "choose smaller budgets, or close other programs",
         )
-    config = NativeConfig(rows=min(rows, fit), context=context, dtype=dtype)
+    config = NativeConfig(rows=min(rows, fit), context=context, dtype=dtype, cache_dtype=cache_dtype)
     return kind(loaded.model, config, loaded.template.end_ids)
 
 
@@ -52,6 +59,6 @@ def tell_thoughtless(loaded: LoadedModel, output: Output) -> None:
         output.say(f"{loaded.name} has no thought section: it answers at once, whatever the budget", style="yellow")
 
 
-def row_bytes(config: Shape, context: int, number: int) -> int:
+def row_bytes(config: Shape, context: int, number: float) -> float:
     """Keys and values of one sequence; `number` is the bytes of one number."""
     return 2 * config.num_layers * config.num_kv_heads * config.head_dim * context * number

@@ -71,12 +71,15 @@ def served(loaded: LoadedModel, args: argparse.Namespace) -> ServedModel:
 def engine(loaded: LoadedModel, args: argparse.Namespace) -> DrivenEngine:
     longest, chunked = loaded.model.config.max_positions, args.thinking == "chunked"
     if args.engine == "vllm":
+        if args.cache_dtype:
+            raise SteepError("--cache-dtype is for steep's own engine", "for vLLM: --vllm kv_cache_dtype=fp8")
         config = NativeConfig(rows=args.rows, context=args.context or longest, dtype=args.dtype)
         return (ChunkedVllmEngine if chunked else VllmEngine)(loaded, config, vllm_options(args.vllm))
     if args.vllm:
         raise SteepError("--vllm is for vLLM alone", "add --engine vllm")
     context = args.context or min(longest, LONGEST_CONTEXT)
-    return new_engine(loaded, args.rows, context, ChunkedEngine if chunked else NativeEngine, args.dtype)
+    kind = ChunkedEngine if chunked else NativeEngine
+    return new_engine(loaded, args.rows, context, kind, args.dtype, args.cache_dtype)
 
 
 def vllm_options(given: list[str]) -> dict[str, Any]:

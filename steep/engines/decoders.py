@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steep.errors import SteepError
 from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import LanguageModel, Layer, Shape, Transformer
@@ -50,21 +51,29 @@ class Decoder(Protocol):
         ...
 
 
-def decoder(model: LanguageModel, rows: int, length: int, dtype: torch.dtype) -> Decoder:
-    """The fastest there is for the model and its device, with a cache of `rows` of `length` tokens."""
+def decoder(model: LanguageModel, rows: int, length: int, dtype: torch.dtype, cached: torch.dtype) -> Decoder:
+    """The fastest there is for the model and its device, with a cache of `rows` of `length` tokens.
+
+    `cached` is the type of the cache: `dtype` or int8, for which a SteepError says where it is not to be had.
+    """
     if isinstance(model, Transformer):
         config = model.config
         depths = (config.hidden_size, config.head_dim, config.intermediate_size)
         if kernels.can_decode(model.device, dtype, *depths):
-            return FusedDecoder(model, rows, length, dtype)
+            return FusedDecoder(model, rows, length, cached)
+    if cached != dtype:
+        raise SteepError(
+            "keys and values in 8 bits take the compiled kernels, and a model that steep computes itself on a CPU",
+            "leave cache_dtype away; `steep doctor` says whether there are kernels",
+        )
     return TorchDecoder(model, rows, length, dtype)
 
 
 class FusedDecoder:
-    def __init__(self, model: Transformer, rows: int, length: int, dtype: torch.dtype) -> None:
+    def __init__(self, model: Transformer, rows: int, length: int, cached: torch.dtype) -> None:
         config = model.config
         self.model = model
-        self.cache = kernels.cache(config.num_layers, rows, config.num_kv_heads, length, config.head_dim, dtype)
+        self.cache = kernels.cache(config.num_layers, rows, config.num_kv_heads, length, config.head_dim, cached)
         self.slots = np.arange(rows)  # where in the cache a row keeps its own tokens
         self.prefixes: list[Prefix | None] = [None] * rows
         self.addresses, self.prefix_lengths = np.zeros(rows, np.int64), np.zeros(rows, np.int64)

@@ -31,6 +31,7 @@ from steep.models.weights import digest
 from steep.types import Progress, Receipt, Request, Rollout, Stop
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CACHE_DTYPES = {"int8": torch.int8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,9 @@ class NativeConfig:
     """Tokens a row can hold, prompt and response; at most the model's own context."""
     dtype: str = "float32"
     """`float32` or `bfloat16`: weights and cache. The head is fp32 either way."""
+    cache_dtype: str | None = None
+    """`int8`: keys and values in 8 bits, with a factor for each head and token. They take half the memory of bf16, are
+    read in half the time, and are about as inexact. Takes the compiled kernels. None: as `dtype`."""
 
     def __post_init__(self) -> None:
         within(self, 1, "rows", "context")
@@ -68,8 +72,11 @@ class NativeEngine(DrivenEngine):
             raise SteepError(
                 f"an engine context of {config.context} tokens is more than the model's {model.config.max_positions}"
             )
+        if config.cache_dtype not in (None, *CACHE_DTYPES):
+            raise SteepError(f"the engine keeps no keys and values in {config.cache_dtype!r}", "choose int8, or none")
         super().__init__(config, version)
         self.dtype = DTYPES[config.dtype]
+        cached = self.dtype if config.cache_dtype is None else CACHE_DTYPES[config.cache_dtype]
         self.device = model.device
         self.model = deepcopy(model).requires_grad_(False).eval()
         for parameter in self.model.parameters():  # and no buffer: in bf16, RoPE could not tell positions apart
@@ -85,7 +92,7 @@ class NativeEngine(DrivenEngine):
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.halt = np.zeros(1, np.int32)  # not 0 when a step should end at its next token, for a request is here
         self.decoded_s = 0.0  # when no active row was waiting for its next token
-        self.decoder = decoder(self.model, config.rows, config.context, self.dtype)
+        self.decoder = decoder(self.model, config.rows, config.context, self.dtype, cached)
         self.rows = Rows(config.rows, config.context)
         self.arrived: deque[NativeJob] = deque()  # from any thread, without waiting for a step to end
         self.waiting: deque[NativeJob] = deque()

@@ -777,6 +777,24 @@ def test_bfloat16_stays_near():
     np.testing.assert_allclose(a.logprobs[:shared], b.logprobs[:shared], atol=0.15)
 
 
+@pytest.mark.skipif(not kernels.status().startswith("compiled"), reason="the kernels do not compile here")
+def test_a_cache_in_eight_bits_stays_near_whoever_is_beside():
+    eight = NativeEngine(model(), NativeConfig(rows=8, context=128, cache_dtype="int8"), frozenset([END]))
+    asked = request(thought=40, seed=3, n=3)
+    rollouts = eight.submit(asked).result()
+    for rollout, exact in zip(rollouts, engine().submit(asked).result(), strict=True):
+        assert rollout.ids.tolist() == exact.ids.tolist()
+        np.testing.assert_allclose(rollout.logprobs, exact.logprobs, atol=0.03)
+    beside = eight.submit(request((5, 6), seed=9, n=4))
+    assert all(same(*pair) for pair in zip(eight.submit(asked).result(), rollouts, strict=True))
+    assert len(beside.result()) == 4
+
+
+def test_a_cache_of_another_type_is_refused():
+    with pytest.raises(SteepError, match="no keys and values in 'int4'"):
+        NativeEngine(model(), NativeConfig(cache_dtype="int4", context=128), frozenset([END]))
+
+
 def test_uniforms_are_uniform_and_independent():
     many = streams(np.arange(100_000), np.zeros(100_000, np.int64))
     u = uniforms(many, np.full(100_000, 3))

@@ -326,6 +326,8 @@ def test_options_for_vllm_are_read_as_json_and_refused_without_it():
     }
     with pytest.raises(SteepError, match="--vllm seed has no value"):
         vllm_options(["seed"])
+    with pytest.raises(SteepError, match=r"--cache-dtype is for steep's own engine\n.*kv_cache_dtype"):
+        engine(tiny(endless=True), parse(["serve", "tiny", "--engine", "vllm", "--cache-dtype", "int8"]))
     with pytest.raises(SteepError, match="--vllm is for vLLM alone"):
         engine(tiny(endless=True), parse(["serve", "tiny", "--vllm", "seed=1"]))
 

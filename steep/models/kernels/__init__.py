@@ -11,6 +11,7 @@ from steep.models.kernels.decoding import (
     fused_draw,
     fused_prefill,
     fused_sample,
+    lanes,
     panels,
 )
 from steep.models.kernels.ops import (
@@ -35,6 +36,7 @@ __all__ = [
     "fused_prefill",
     "fused_sample",
     "head",
+    "lanes",
     "multiplies_bf16",
     "packed_attention",
     "panels",

@@ -32,7 +32,9 @@ constexpr bool PAIRED = false;
 
 typedef float Vector __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(2 * W), aligned(2), may_alias));
+typedef int8_t Bytes __attribute__((vector_size(W), aligned(1), may_alias));
 
 template <class To, class From>
 inline To bits(From from) {
@@ -65,6 +67,17 @@ inline Vector load(const BFloat16* p) {
   const Words words = __builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words);
 #endif
   return bits<Vector>(words << 16);
+}
+
+inline Vector load(const int8_t* p) {
+#if defined(__AVX512F__)
+  const Integers wide = bits<Integers>(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  const Integers wide = bits<Integers>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  const Integers wide = __builtin_convertvector(*reinterpret_cast<const Bytes*>(p), Integers);
+#endif
+  return __builtin_convertvector(wide, Vector);
 }
 
 inline void store(Vector x, float* p) { *reinterpret_cast<Vector*>(p) = x; }
@@ -221,7 +234,7 @@ constexpr int64_t PAIR = sizeof(Lane<S>) / sizeof(S);
 
 // The left side of a product whose right side is stored as S: numbers that are not paired are best widened beforehand.
 template <class S>
-using Left = std::conditional_t<PAIRED, S, float>;
+using Left = std::conditional_t<PAIRED && std::is_same_v<S, BFloat16>, S, float>;
 
 template <class S>
 const Lane<S>* lanes_of(const S* data) {

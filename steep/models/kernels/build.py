@@ -55,6 +55,7 @@ SIGNATURES: dict[str, tuple[str, type[ctypes.c_bool] | None]] = {
 }
 LETTERS: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}  # of a kernel for this storage type
+EIGHT = {torch.int8: "i8"}  # of keys and values alone
 
 # Run on a new library before anyone else sees it: a wrong one may crash. Attention to equal values gives that value.
 TRIAL = """
@@ -168,7 +169,7 @@ def kernel(name: str, *dtypes: torch.dtype) -> Callable[..., Any]:
     if library is None:
         raise RuntimeError(f"no compiled kernels: {reason}")
     letters, result = SIGNATURES[name]
-    symbol = "_".join([name, *(SUFFIXES[dtype] for dtype in dtypes)])
+    symbol = "_".join([name, *((SUFFIXES | EIGHT)[dtype] for dtype in dtypes)])
     address = ctypes.c_void_p.in_dll(library, symbol).value
     assert address is not None
     arguments = [LETTERS[letter] for letter in letters]

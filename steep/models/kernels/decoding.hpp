@@ -1,7 +1,7 @@
 // Decoding: the next token of many sequences, through all the layers of a decoder in one call.
 //
-// S is how weights, activations between products, keys and values are stored; the residual stream, scores and sums are
-// fp32. A product reads its weights once for all rows at hand. Rows are cut into blocks, one a thread, which then never
+// S is how weights and activations between products are stored, C how keys and values are: as S, or in 8 bits, int8_t.
+// The residual stream, scores and sums are fp32. A product reads its weights once for all rows at hand. Rows are cut into blocks, one a thread, which then never
 // wait for each other; where there are few rows or the weights are too large for the caches, all threads work on one
 // block and share out the columns instead. Either way the numbers of a row are the same, and do not depend on others.
 
@@ -12,7 +12,7 @@ struct Layer {
 
 struct Decoder {
   int64_t layers, size, heads, kv_heads, head_size, inner, vocabulary, positions;
-  int64_t rows, blocks;  // of the cache: keys [layers, rows, K, blocks, wide / PAIR, W, PAIR], values [layers, rows, K, blocks, W, wide]
+  int64_t rows, blocks;  // of the cache: keys and values [layers, rows, K, blocks], see `Blocks`
   const Layer* layer;
   const void *embedding, *head;  // [vocabulary, size]; as in `multiply`
   const float *norm, *cos, *sin;
@@ -21,18 +21,27 @@ struct Decoder {
 };
 
 // Row i continues sequence rows[i] of the cache with token ids[i] at positions[i], counted with the prefix of its
-// sequence: keys [layers, K, blocks, wide / PAIR, W, PAIR] and then values [layers, K, blocks, W, wide] of prefix_lengths[i] tokens.
+// sequence: keys and then values [layers, K, blocks] of prefix_lengths[i] tokens.
 struct Batch {
   int64_t count;
   const int64_t *rows, *ids, *positions, *prefix_lengths;
   void* const* prefixes;
 };
 
-// Keys or values of a sequence and a head: blocks of W tokens one after the other, size * W numbers each.
-template <class S>
+template <class C>
+constexpr bool EIGHT = std::is_same_v<C, int8_t>;
+
+// Keys or values of a sequence and a head: blocks of W tokens one after the other, `size` numbers a token, a whole number
+// of vectors. Keys are [size / PAIR, W, PAIR], values [W, size]. In 8 bits, what each token's are to be multiplied by
+// follows: [W] in fp32.
+template <class C>
 struct Blocks {
-  S* data;
+  C* data;
   int64_t count, size;
+
+  static int64_t numbers(int64_t size) { return size * W + (EIGHT<C> ? W * sizeof(float) : 0); }
+  C* block(int64_t i) const { return data + i * numbers(size); }
+  float* scales(int64_t i) const { return reinterpret_cast<float*>(block(i) + size * W); }
 };
 
 // Asks for memory that is read soon. Into the second cache: there are few places for lines on their way to the first,
@@ -45,10 +54,36 @@ constexpr int64_t AHEAD = 64 << 10;  // bytes; what is asked for earlier may be 
 
 // Called when block i of what comes before is read: so memory and arithmetic go on side by side, little by little. The
 // hardware foresees too little of pieces as short as these.
-template <class S>
-inline void prefetch(Blocks<S> next, int64_t i) {
-  const int64_t bytes = next.size * W * sizeof(S);
-  if (i < std::min(next.count, divide_up(AHEAD, bytes))) prefetch(next.data + i * next.size * W, bytes);
+template <class C>
+inline void prefetch(Blocks<C> next, int64_t i) {
+  const int64_t bytes = next.numbers(next.size) * sizeof(C);
+  if (i < std::min(next.count, divide_up(AHEAD, bytes))) prefetch(next.block(i), bytes);
+}
+
+// Writes numbers `step` apart in 8 bits, the largest as 127 or -127. Returns what they are to be multiplied by.
+template <class T>
+float to_eight(const T* from, int64_t size, int8_t* to, int64_t step) {
+  float most = 0;
+  for (int64_t j = 0; j < size; j++) most = std::max(most, std::abs(widen(from[j])));
+  const float inverse = most > 0 ? 127.0f / most : 0.0f;
+  for (int64_t j = 0; j < size; j++)
+    to[j * step] = int8_t(bits<int32_t>(widen(from[j]) * inverse + 12582912.0f));  // as in `exponential`: to nearest
+  return most / 127.0f;
+}
+
+// Writes the key of a token: its numbers are W lanes apart.
+template <class T, class C>
+void put_key(const T* key, int64_t size, Blocks<C> keys, int64_t at) {
+  auto* to = const_cast<Lane<C>*>(lanes_of(keys.block(at / W))) + at % W;
+  if constexpr (EIGHT<C>) keys.scales(at / W)[at % W] = to_eight(key, size, to, W);
+  else for (int64_t j = 0; j < size / PAIR<C>; j++) to[j * W] = lanes_of(key)[j];
+}
+
+template <class T, class C>
+void put_value(const T* value, int64_t size, Blocks<C> values, int64_t at) {
+  C* to = values.block(at / W) + at % W * values.size;
+  if constexpr (EIGHT<C>) values.scales(at / W)[at % W] = to_eight(value, size, to, 1);
+  else copy_rows(value, size, 1, size, size, 1.0f, to);
 }
 
 // scores[rows, W] = a[rows, steps] keys[steps, W]. Sums are in four parts, whatever the number of rows.
@@ -71,15 +106,20 @@ inline void score_tile(int64_t steps, const A* a, int64_t a_row, const L* keys, 
   for (int i = 0; i < R; i++) store((sums[i][0] + sums[i][1]) + (sums[i][2] + sums[i][3]), scores + i * score_row);
 }
 
+// Multiplies a vector of every row.
+inline void scale(int64_t rows, float* x, int64_t x_row, const float* by) {
+  for (int64_t i = 0; i < rows; i++) store(load(x + i * x_row) * load(by), x + i * x_row);
+}
+
 // scores[rows, blocks * W] of queries [rows, size]: a block of keys [size / PAIR, W, PAIR] is read once and in order.
-template <class S>
-void score(int64_t rows, int64_t size, const Left<S>* queries, Blocks<S> keys, Blocks<S> next, float* scores,
+template <class C>
+void score(int64_t rows, int64_t size, const Left<C>* queries, Blocks<C> keys, Blocks<C> next, float* scores,
            int64_t score_row) {
-  const int64_t steps = size / PAIR<S>;
+  const int64_t steps = size / PAIR<C>;
   for (int64_t block = 0; block < keys.count; block++, scores += W) {
     prefetch(next, block);
     const auto* a = lanes_of(queries);
-    const auto* right = lanes_of(keys.data + block * keys.size * W);
+    const auto* right = lanes_of(keys.block(block));
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4) score_tile<4>(steps, a + i * steps, steps, right, scores + i * score_row, score_row);
     const auto* left = a + i * steps;
@@ -89,18 +129,19 @@ void score(int64_t rows, int64_t size, const Left<S>* queries, Blocks<S> keys, B
       case 2: score_tile<2>(steps, left, steps, right, rest, score_row); break;
       case 3: score_tile<3>(steps, left, steps, right, rest, score_row);
     }
+    if constexpr (EIGHT<C>) scale(rows, scores, score_row, keys.scales(block));
   }
 }
 
-// out[rows, size] += weights[rows, count] values of `count` tokens.
-template <class S>
-void mix(int64_t rows, int64_t count, const float* weights, int64_t weight_row, Blocks<S> values, Blocks<S> next,
-         float* out) {
+// out[rows, size] += weights[rows, count] values of `count` tokens. In 8 bits, the weights are not what they were.
+template <class C>
+void mix(int64_t rows, int64_t count, float* weights, int64_t weight_row, Blocks<C> values, Blocks<C> next, float* out) {
   for (int64_t block = 0; block < values.count; block++) {
     prefetch(next, block);
     const int64_t first = block * W;
-    product<float, S>(rows, values.size / W, std::min<int64_t>(W, count - first), {weights + first, weight_row, 1},
-                      {values.data + first * values.size, values.size, W}, out, values.size, true);
+    if constexpr (EIGHT<C>) scale(rows, weights + first, weight_row, values.scales(block));
+    product<float, C>(rows, values.size / W, std::min<int64_t>(W, count - first), {weights + first, weight_row, 1},
+                      {values.block(block), values.size, W}, out, values.size, true);
   }
 }
 
@@ -158,34 +199,34 @@ std::vector<Run> runs_of(const Batch& batch, int64_t first, int64_t last) {
 
 // One key head of a run of rows: stores their new keys and values, then mixes for the query heads of its group.
 // qkv and mixed are of the run's first row.
-template <class S>
+template <class S, class C>
 void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_t kv_head, const float* qkv,
             int64_t qkv_row, Left<S>* mixed) {
-  using L = Lane<S>;
   const Layer& layer = d.layer[index];
   const int64_t group = d.heads / d.kv_heads, size = d.head_size, wide = round_up(size, W), queries = run.count * group;
   const int64_t prefix = batch.prefix_lengths[run.first], prefix_blocks = divide_up(prefix, W), shared = prefix_blocks * W;
-  const auto of_prefix = [&](int64_t part) -> Blocks<S> {
-    return {static_cast<S*>(batch.prefixes[run.first]) + part * shared * wide, prefix_blocks, wide};
+  const int64_t numbers = Blocks<C>::numbers(wide);
+  const auto of_prefix = [&](int64_t part) -> Blocks<C> {
+    return {static_cast<C*>(batch.prefixes[run.first]) + part * prefix_blocks * numbers, prefix_blocks, wide};
   };
   const int64_t head_at = index * d.kv_heads + kv_head;
-  const Blocks<S> prefix_keys = of_prefix(head_at), prefix_values = of_prefix(d.layers * d.kv_heads + head_at);
-  const Blocks<S> next_keys = of_prefix(head_at + 1);  // where the same rows' next head begins
+  const Blocks<C> prefix_keys = of_prefix(head_at), prefix_values = of_prefix(d.layers * d.kv_heads + head_at);
+  const Blocks<C> next_keys = of_prefix(head_at + 1);  // where the same rows' next head begins
   const auto length = [&](int64_t r) { return batch.positions[run.first + r] - prefix + 1; };  // without the prefix
-  const auto own = [&](void* store, int64_t r) -> Blocks<S> {
-    const int64_t at = ((index * d.rows + batch.rows[run.first + r]) * d.kv_heads + kv_head) * d.blocks * W * wide;
-    return {static_cast<S*>(store) + at, divide_up(length(r), W), wide};
+  const auto own = [&](void* store, int64_t r) -> Blocks<C> {
+    const int64_t at = ((index * d.rows + batch.rows[run.first + r]) * d.kv_heads + kv_head) * d.blocks * numbers;
+    return {static_cast<C*>(store) + at, divide_up(length(r), W), wide};
   };
   int64_t longest = 0;
   for (int64_t r = 0; r < run.count; r++) {
     longest = std::max(longest, length(r));
     const int64_t at = length(r) - 1;  // where the new ones are written
-    prefetch(own(d.keys, r).data + at / W * W * wide, W * wide * sizeof(S));
-    prefetch(own(d.values, r).data + at * wide, wide * sizeof(S));
+    prefetch(own(d.keys, r).block(at / W), numbers * sizeof(C));
+    prefetch(own(d.values, r).block(at / W) + at % W * wide, wide * sizeof(C));
   }
   const int64_t score_row = shared + round_up(longest, W);
-  auto* q = scratch<Left<S>>(QUERY_TILE, queries * size);
-  auto* turned = scratch<S>(KEYS, size);
+  auto* q = scratch<Left<C>>(QUERY_TILE, queries * size);
+  auto* turned = scratch<std::conditional_t<EIGHT<C>, float, C>>(KEYS, size);
   float* scores = scratch(SCORES, queries * score_row);
   float* sums = scratch(MIXED, queries * wide);
   for (int64_t r = 0; r < run.count; r++) {
@@ -196,13 +237,12 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
       norm_rotate(from + (kv_head * group + j) * size, layer.q_norm, d.eps, cos, sin, size, attention_scale(size),
                   q + (r * group + j) * size);
     norm_rotate(key, layer.k_norm, d.eps, cos, sin, size, 1.0f, turned);
-    L* keys = reinterpret_cast<L*>(own(d.keys, r).data + at / W * W * wide) + at % W;
-    for (int64_t j = 0; j < size / PAIR<S>; j++) keys[j * W] = lanes_of(turned)[j];
-    write_rows(value, size, 1, size, 1.0f, own(d.values, r).data + at * wide, wide);
+    put_key(turned, size, own(d.keys, r), at);
+    put_value(value, size, own(d.values, r), at);
   }
   score(queries, size, q, prefix_keys, own(d.keys, 0), scores, score_row);
   for (int64_t r = 0; r < run.count; r++) {
-    const Blocks<S> keys = own(d.keys, r), next = r + 1 < run.count ? own(d.keys, r + 1) : prefix_values;
+    const Blocks<C> keys = own(d.keys, r), next = r + 1 < run.count ? own(d.keys, r + 1) : prefix_values;
     float* of_row = scores + r * group * score_row;
     score(group, size, q + r * group * size, keys, next, of_row + shared, score_row);
     for (int64_t j = 0; j < group; j++, of_row += score_row) {
@@ -216,7 +256,7 @@ void attend(const Decoder& d, int64_t index, const Batch& batch, Run run, int64_
   std::fill(sums, sums + queries * wide, 0.0f);
   mix(queries, prefix, scores, score_row, prefix_values, own(d.values, 0), sums);
   for (int64_t r = 0; r < run.count; r++) {
-    const Blocks<S> next = r + 1 < run.count ? own(d.values, r + 1) : next_keys;
+    const Blocks<C> next = r + 1 < run.count ? own(d.values, r + 1) : next_keys;
     float* of_row = sums + r * group * wide;
     mix(group, length(r), scores + r * group * score_row + shared, score_row, own(d.values, r), next, of_row);
     write_rows(of_row, wide, group, size, 1.0f, mixed + (r * d.heads + kv_head * group) * size, size);
@@ -295,14 +335,14 @@ bool large(const Decoder& d) {
 }
 
 // Logits [rows, vocabulary rounded up to W] of the next token of rows [first, last) of a batch.
-template <class S>
+template <class S, class C>
 void next(const Decoder& d, const Batch& batch, int64_t first, int64_t last, float* logits) {
   const auto runs = runs_of(batch, first, last);
   const auto mix = [&](int64_t index, const float* qkv, int64_t qkv_row, Left<S>* mixed) {
     each(runs.size() * d.kv_heads, [&](int64_t item) {
       const Run run = runs[item / d.kv_heads];
       const int64_t at = run.first - first;
-      attend<S>(d, index, batch, run, item % d.kv_heads, qkv + at * qkv_row, qkv_row,
+      attend<S, C>(d, index, batch, run, item % d.kv_heads, qkv + at * qkv_row, qkv_row,
                 mixed + at * d.heads * d.head_size);
     });
   };
@@ -330,18 +370,18 @@ void each_block(const Decoder& d, int64_t rows, int64_t threads, const Work& wor
 }
 
 // The next token of every row of a batch: logits [count, vocabulary rounded up to W].
-template <class S>
+template <class S, class C>
 bool decode(const Decoder* decoder, const Batch* batch, int64_t threads, float* logits) {
   if (!fits(*decoder, *batch, nullptr)) return false;
   each_block<S>(*decoder, batch->count, threads, [&](int64_t first, int64_t last) {
-    next<S>(*decoder, *batch, first, last, logits + first * round_up(decoder->vocabulary, W));
+    next<S, C>(*decoder, *batch, first, last, logits + first * round_up(decoder->vocabulary, W));
   });
   return true;
 }
 
 // Whole prompts, sequence s of tokens offsets[s] to offsets[s + 1]: their keys and values, as `Batch` has a prefix, and
 // the logits after their last tokens, [sequences, vocabulary rounded up to W].
-template <class S>
+template <class S, class C>
 bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, const int64_t* ids, void* const* prefixes,
              int64_t threads, float* logits) {
   const Decoder& d = *decoder;
@@ -382,14 +422,14 @@ bool prefill(const Decoder* decoder, int64_t sequences, const int64_t* offsets, 
       packed_attention(count, trees.data(), own.data(), d.heads, d.kv_heads, size, q, k, v, mixed, lse);
       each(count * d.kv_heads, [&](int64_t item) {
         const int64_t s = item / d.kv_heads, head = item % d.kv_heads, length = own[s + 1] - own[s];
-        const int64_t padded = round_up(length, W), row = d.kv_heads * size;
-        const int64_t at = own[s] * row + head * size;
-        S* keys = static_cast<S*>(prefixes[first + s]) + (index * d.kv_heads + head) * padded * wide;
-        S* values = keys + d.layers * d.kv_heads * padded * wide;
-        for (int64_t b = 0; b < padded; b += W)
-          copy_across(lanes_of(k + at + b * row), row / PAIR<S>, std::min<int64_t>(W, length - b), size / PAIR<S>,
-                      reinterpret_cast<Lane<S>*>(keys + b * wide));
-        copy_rows(v + at, row, length, size, wide, 1.0f, values);
+        const int64_t blocks = divide_up(length, W), part = blocks * Blocks<C>::numbers(wide);
+        const int64_t row = d.kv_heads * size, at = own[s] * row + head * size;
+        C* data = static_cast<C*>(prefixes[first + s]) + (index * d.kv_heads + head) * part;
+        const Blocks<C> keys{data, blocks, wide}, values{data + d.layers * d.kv_heads * part, blocks, wide};
+        for (int64_t i = 0; i < length; i++) {
+          put_key(k + at + i * row, size, keys, i);
+          put_value(v + at + i * row, size, values, i);
+        }
       });
     };
     const auto* normed = through_layers<S>(d, tokens, embed<S>(d, tokens, ids + start), mix, ends);
@@ -467,7 +507,7 @@ struct Stretch {
 
 // Tokens of every row of a batch, one after the other, until it stops. Rows are decoded only as long as they go on, and
 // those of one block do not wait for those of another.
-template <class S>
+template <class S, class C>
 bool sample(const Decoder* decoder, const Batch* whole, int64_t threads, const Stretch* stretch) {
   const Decoder& d = *decoder;
   const Stretch& s = *stretch;
@@ -484,7 +524,7 @@ bool sample(const Decoder* decoder, const Batch* whole, int64_t threads, const S
     float* logits = scratch(LOGITS, count * logit_row);
     for (int64_t step = 0; count > 0; step++) {
       const Batch batch{count, rows.data(), ids.data(), positions.data(), prefix_lengths.data(), prefixes.data()};
-      next<S>(d, batch, 0, count, logits);
+      next<S, C>(d, batch, 0, count, logits);
       each_row(count, DRAWN * d.vocabulary, [&](int64_t i) {
         const int64_t row = going[i], at = row * s.steps + step;
         const double uniform = double(mix_bits(s.streams[row] ^ uint64_t(s.counters[row] + step)) >> 11) * 0x1p-53;

@@ -94,21 +94,25 @@ class FusedWeights:
 
     def __init__(self, layers: Sequence[LayerWeights], sizes: dict[str, int], tensors: dict[str, Tensor], eps: float):
         """`sizes` and `tensors` by the names in SIZES and TENSORS; keys and values from `cache`."""
-        self.dtype = tensors["embedding"].dtype
+        self.dtype, self.cached = tensors["embedding"].dtype, tensors["keys"].dtype
         self.kept = layers, tensors  # the pointers point to them
         self.layer = (LayerPointers * len(layers))(*(LayerPointers(*map(_pointer, vars(w).values())) for w in layers))
         pointers = {name: _pointer(tensor) for name, tensor in tensors.items()}
         blocks = tensors["keys"].shape[3]
         self.pointers = DecoderPointers(**sizes, blocks=blocks, layer=ctypes.addressof(self.layer), **pointers, eps=eps)
-        self.wide = -(-sizes["head_size"] // lanes()) * lanes()
         self.vocabulary, self.logit_row = sizes["vocabulary"], -(-sizes["vocabulary"] // lanes()) * lanes()
 
 
 def cache(layers: int, rows: int, kv_heads: int, length: int, head_size: int, dtype: torch.dtype) -> Tensor:
-    """An empty cache of `rows` of `length` tokens: all the keys, and all the values."""
-    width = lanes()
-    shape = (layers, rows, kv_heads, -(-length // width), -(-head_size // width) * width * width)
+    """An empty cache of `rows` of `length` tokens: all the keys, and all the values. `dtype` may be int8."""
+    shape = (layers, rows, kv_heads, *_blocks(length, head_size, dtype))
     return zeros((2, *shape), dtype)  # zeros: unused memory is read, and 0 * NaN is NaN
+
+
+def _blocks(length: int, head_size: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Blocks of W tokens, and the numbers in each: in 8 bits, what they are multiplied by takes 4 bytes a token."""
+    width = lanes()
+    return -(-length // width), width * (-(-head_size // width) * width + (4 if dtype == torch.int8 else 0))
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -195,22 +199,23 @@ def _decode(name: str, weights: FusedWeights, batch: Sequence[Ints], last: int) 
         raise ValueError("each row needs its place in the cache, token, position, prefix length and prefix")
     pointers = BatchPointers(rows, *(x.ctypes.data for x in arrays))
     addresses = ctypes.addressof(weights.pointers), ctypes.addressof(pointers)
-    if not kernel(name, weights.dtype)(*addresses, torch.get_num_threads(), last):
+    if not kernel(name, weights.dtype, weights.cached)(*addresses, torch.get_num_threads(), last):
         raise IndexError("a row, token or position is beyond the cache, the vocabulary or the context")
 
 
 def fused_prefill(weights: FusedWeights, sequences: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:
     """What `fused_decode` takes as the prefix of each sequence, and fp32 logits_SV after its last token."""
-    layers, kv_heads, wide = weights.pointers.layers, weights.pointers.kv_heads, weights.wide
+    layers, kv_heads, head_size = (getattr(weights.pointers, name) for name in ("layers", "kv_heads", "head_size"))
     offsets = np.cumsum([0, *map(len, sequences)])
     ids = np.concatenate([np.asarray(s, np.int64) for s in sequences])
     prefixes = [
-        torch.zeros(2, layers, kv_heads, -(-len(s) // lanes()), wide * lanes(), dtype=weights.dtype) for s in sequences
+        torch.zeros(2, layers, kv_heads, *_blocks(len(s), head_size, weights.cached), dtype=weights.cached)
+        for s in sequences
     ]
     addresses = np.array([prefix.data_ptr() for prefix in prefixes])
     logits_SV = torch.empty(len(sequences), weights.logit_row)
     done = call(
-        kernel("prefill", weights.dtype),
+        kernel("prefill", weights.dtype, weights.cached),
         *(ctypes.addressof(weights.pointers), len(sequences), offsets.ctypes.data),
         *(ids.ctypes.data, addresses.ctypes.data, torch.get_num_threads(), logits_SV),
     )

@@ -22,6 +22,13 @@ namespace {
   decltype(&name<float>) name##_f32 = &name<float>; \
   decltype(&name<BFloat16>) name##_bf16 = &name<BFloat16>;
 
+// By the types of weights and of keys and values.
+#define EXPORT_CACHED(name)                                    \
+  decltype(&name<float, float>) name##_f32_f32 = &name<float, float>, \
+                                name##_f32_i8 = &name<float, int8_t>, \
+                                name##_bf16_bf16 = &name<BFloat16, BFloat16>, \
+                                name##_bf16_i8 = &name<BFloat16, int8_t>;
+
 extern "C" {
 
 int64_t lanes() { return W; }
@@ -51,9 +58,9 @@ EXPORT(packed_attention)
 EXPORT(packed_attention_backward)
 EXPORT(token_logprobs)
 EXPORT(token_logprobs_backward)
-EXPORT(decode)
-EXPORT(prefill)
-EXPORT(sample)
+EXPORT_CACHED(decode)
+EXPORT_CACHED(prefill)
+EXPORT_CACHED(sample)
 decltype(&draw) draw_f32 = &draw;
 
 }  // extern "C"
