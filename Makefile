@@ -62,7 +62,7 @@ bench: $(VENV)/core.stamp ## measure steep against other programs, on cores that
 	@$(BIN)/python -m benchmarks.tables
 
 clean: ## delete the environment and what the tools cached; runs stay
-	@if [ -e $(VENV)/pyvenv.cfg ] && [ -e $(VENV)/core.stamp ]; then echo "rm -rf $(VENV)"; rm -rf $(VENV); \
+	@if [ -e $(VENV)/made.stamp ]; then echo "rm -rf $(VENV)"; rm -rf $(VENV); \
 		elif [ -e $(VENV) ]; then echo "$(VENV) stays, for it was not made here"; fi
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -73,6 +73,7 @@ $(VENV)/bin/python:
 		exit 1; }
 	@new=$$([ -e $(VENV) ] || echo $(VENV)); $(PYTHON) -m venv $(VENV) || { \
 		rm -rf $@ $$new; echo "$(PYTHON) cannot make environments: on Debian, apt install python3-venv"; exit 1; }
+	@touch $(VENV)/made.stamp
 
 $(VENV)/core.stamp: $(PINNED) | $(VENV)/bin/python
 	@echo "installing steep into $(VENV); this takes some minutes, once"

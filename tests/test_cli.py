@@ -126,13 +126,15 @@ def test_numbers_are_checked(words, capsys):
 
 
 def test_what_is_no_bug_is_told_without_a_traceback():
-    assert explain(SteepError("wrong", "mend it")) == "steep: wrong\n  mend it"
-    full = explain(OSError(errno.ENOSPC, "No space left on device", "runs/x"))
+    assert explain(SteepError("wrong", "mend it"), []) == "steep: wrong\n  mend it"
+    full = explain(OSError(errno.ENOSPC, "No space left on device", "runs/x"), [])
     assert full == "steep: the disk is full: runs/x could not be written\n  free some space"
-    assert "Permission denied" in explain(PermissionError(errno.EACCES, "Permission denied", "/x"))
+    assert "Permission denied" in explain(PermissionError(errno.EACCES, "Permission denied", "/x"), [])
     lost = FileNotFoundError(errno.ENOENT, "No such file", "x")
-    assert explain(lost) == "steep: x: No such file\n  choose another path; STEEP_DEBUG=1 shows what wanted it"
-    assert explain(FileNotFoundError(errno.ENOENT, "No such file")) is None
+    for words in (["x"], ["--out=x"], ["x/y"]):
+        assert explain(lost, words) == "steep: x: No such file\n  choose another path"
+    assert explain(lost, ["train", "y", "."]) is None  # nobody named it: that is a bug, or the machine
+    assert explain(FileNotFoundError(errno.ENOENT, "No such file"), ["x"]) is None
 
 
 def test_a_path_that_cannot_be_is_told(tiny, elsewhere, capsys):

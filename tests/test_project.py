@@ -126,7 +126,7 @@ def test_an_environment_has_a_name_of_one_word(name, make):
 
 
 def test_clean_deletes_the_environment_alone_that_make_made(make):
-    for name, files in {"notes": [], "other": ["pyvenv.cfg"], "made": ["pyvenv.cfg", "core.stamp"]}.items():
+    for name, files in {"notes": [], "other": ["pyvenv.cfg", "core.stamp"], "made": ["made.stamp"]}.items():
         Path(name).mkdir()
         for file in files:
             Path(name, file).touch()

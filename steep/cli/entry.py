@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
 
 from steep.cli.arguments import parse
 from steep.errors import SteepError
@@ -28,14 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # core, and threads that never spin a fifth where none does.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     debug = os.environ.get("STEEP_DEBUG") == "1"
+    words = sys.argv[1:] if argv is None else argv
     try:
-        code = dispatch(sys.argv[1:] if argv is None else argv)
+        code = dispatch(words)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever was reading has gone, which is no mistake: `steep runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (SteepError, OSError, KeyboardInterrupt) as error:
-        told = explain(error)
+        told = explain(error, words)
         if debug or told is None:
             raise
         print(told, file=sys.stderr)
@@ -54,8 +56,11 @@ def dispatch(words: Sequence[str]) -> int:
     return int(outcome.exit_code)
 
 
-def explain(error: BaseException) -> str | None:
-    """What to tell about an error that is not a bug; None for one that is."""
+def explain(error: BaseException, words: Sequence[str]) -> str | None:
+    """What to tell about an error that is not a bug; None for one that is.
+
+    A path that cannot be is the user's where the words of the command line name it, something in it or above it.
+    """
     if isinstance(error, SteepError):
         return f"steep: {error}"
     if isinstance(error, KeyboardInterrupt):
@@ -65,6 +70,11 @@ def explain(error: BaseException) -> str | None:
         return f"steep: the disk is full: {error.filename or 'a file'} could not be written\n  free some space"
     if error.errno in FORBIDDEN:
         return f"steep: {error.filename or 'a file'}: {error.strerror}\n  choose another place, or mend its permissions"
+    named = {Path(word.partition("=")[2] if word.startswith("-") else word) for word in words}
     if error.errno in NO_SUCH_PLACE and error.filename is not None:
-        return f"steep: {error.filename}: {error.strerror}\n  choose another path; STEEP_DEBUG=1 shows what wanted it"
+        path = Path(os.fsdecode(error.filename))
+        near = {path, Path(path.name), *path.parents} - {Path()}
+        beside = path.parent if path.parent != Path() else None
+        if named & near or any(path in name.parents or name.parent == beside for name in named):
+            return f"steep: {path}: {error.strerror}\n  choose another path"
     return None

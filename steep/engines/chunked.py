@@ -124,6 +124,7 @@ class Chunks(Pending):
         if (error := pending.exception()) is not None:
             if not self.done():
                 self.set_exception(error)
+                self.cancel()
             return
         last = next(iter(pending.result()), None)
         if last is not None:

@@ -476,7 +476,7 @@ class NativeEngine(DrivenEngine):
         if rows.watched[r]:
             self._tell(r, STOPS[rows.stop[r]])
         job.done[int(rows.sample[r])] = self._rollout(r, job)
-        if len(job.done) == job.request.n:
+        if len(job.done) == job.request.n and not job.cancelled:
             job.hand_over()
 
     def _rollout(self, r: int, job: NativeJob) -> Rollout:

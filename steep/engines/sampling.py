@@ -73,6 +73,9 @@ def _draw(logits_BV: Tensor, temperature_B: Tensor, top_p_B: Tensor, uniform_B: 
     target_B = uniform_B.to(most_B.dtype) * most_B  # rounded up to the sum, it would take a token without a chance
     target_B = torch.minimum(target_B, torch.nextafter(most_B, torch.zeros_like(most_B)))
     ids_B = torch.searchsorted(cumulative_BV, target_B[:, None], right=True)[:, 0]
+    ids_B = ids_B.clamp_(
+        max=logits_BV.shape[-1] - 1
+    )  # where they are NaN, as with broken weights, it is beyond the end
     if bool(greedy_B.any()):
         ids_B = torch.where(greedy_B, logits_BV.argmax(-1), ids_B)
     return ids_B, logprobs_BV.gather(-1, ids_B[:, None])[:, 0]

@@ -22,7 +22,16 @@ REPLAYERS: Mapping[str, Replayer] = {task.name: task for task in (Countdown(), A
 
 
 MARKERS = (
-    *(r"wait\b", r"hmm+\b", "oops", r"no[,.:;!]", r"no wait\b", r"actually[, ]", "hold on", "on second thought"),
+    *(
+        r"wait\b",
+        r"hmm+\b",
+        "oops",
+        r"no, (?:it|that|this|wait|because)\b",
+        r"no wait\b",
+        r"actually,",
+        "hold on",
+        "on second thought",
+    ),
     *("mistake", "miscount", "miscalculat", r"(?:this|that|which|it)(?: is|'s) (?:wrong|not right|incorrect|not \d)"),
     r"(?:let me|let's|i should|i will|i'll) (?:(?:re-?|double-?)?check|verify|re-?consider|re-?count)",
     *("try again", "start over", "start again", "once more", "try another way", "try something else"),

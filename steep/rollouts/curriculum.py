@@ -7,7 +7,6 @@ from random import Random
 from typing import Any
 
 from steep.config import within
-from steep.errors import ConfigError
 from steep.tasks.mixture import Share
 from steep.types import Problem
 
@@ -29,8 +28,6 @@ class CurriculumConfig:
     def __post_init__(self) -> None:
         within(self, 0, "memory", "retire_at", "retire_below", high=1)
         within(self, 1e-6, "floor", high=1)
-        if self.retire_below > self.retire_at:
-            raise ConfigError(f"retire_below is {self.retire_below}, above retire_at, which is {self.retire_at}")
 
 
 @dataclass

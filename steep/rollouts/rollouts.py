@@ -35,7 +35,7 @@ class RolloutConfig:
     thought: tuple[int, int] = (16, 512)
     """Each group gets a thinking budget between these, drawn evenly on a log scale: what is seen improves."""
     full_share: float = 0.0
-    """Share of the groups that get the largest budget instead."""
+    """Of the groups with a thought, the share that gets the largest budget instead."""
     none_share: float = 0.0
     """Share of the groups that get no thought at all. They cost a few tokens each and are told nothing."""
     answer: int = 32
@@ -52,10 +52,6 @@ class RolloutConfig:
         if not 0 <= low <= high or (low == 0 and high > 0):
             raise ConfigError(
                 f"budgets are not drawn from {low} to {high}", "begin at 1 or more; none_share is for no thought"
-            )
-        if self.full_share + self.none_share > 1:
-            raise ConfigError(
-                f"full_share and none_share are {self.full_share} and {self.none_share}, more than 1 together"
             )
 
 
@@ -140,11 +136,16 @@ class Rollouts:
 
     def profile(self, per_level: int) -> None:
         """Sample a group of so many problems of every level, and have the curriculum begin with what it says."""
+
+        def seed(problem: Problem) -> int:
+            return Random(f"profile/{self.seed}/{problem.id}").getrandbits(62)
+
         batch = [
-            self._asked(problem, self.config.thought[1], False, Random(f"profile/{problem.id}").getrandbits(62))
+            self._asked(problem, self._thought(problem, self.config.thought[1]), False, seed(problem))
             for share in self.shares
             for level in share.levels
             for problem in distinct(share.task, "train", per_level, self.seed, level)
+            if self.room(problem) >= 0
         ]
         self._submit(batch)
         scored = [(group.problem, mean_score(group)) for group in self._judged(batch)]
@@ -189,16 +190,18 @@ class Rollouts:
 
     def _unfinished(self, problem: Problem, rng: Random) -> Unfinished:
         """A group of a problem, under a budget that is drawn."""
-        thought = min(self._budget(rng), max(self.room(problem), 0))
+        thought = self._thought(problem, self._budget(rng))
         tells = rng.random() < self.config.told_share and thought > 0
         return self._asked(problem, thought, tells, rng.getrandbits(62))
 
+    def _thought(self, problem: Problem, drawn: int) -> int:
+        return 0 if self.template.think_close_id is None else min(drawn, max(self.room(problem), 0))
+
     def room(self, problem: Problem) -> int:
-        """Thought tokens that the context has room for, told or not; below 0 if there is none for an answer either."""
-        if self.template.think_close_id is None:
-            return 0
+        """Thought tokens that the context has room for, of told prompts too; below 0 if there is none for an answer."""
         longest = self.config.thought[1]
-        prompt, closing = self.template.render(told(problem.prompt, longest)), self.template.budget(longest).closing
+        messages = told(problem.prompt, longest) if self.config.told_share else problem.prompt
+        prompt, closing = self.template.render(messages), self.template.budget(longest).closing
         return self.engine.context - len(prompt) - len(closing) - self.config.answer
 
     def _asked(self, problem: Problem, thought: int, tells: bool, seed: int) -> Unfinished:
@@ -233,10 +236,10 @@ class Rollouts:
 
     def _budget(self, rng: Random) -> int:
         low, high = self.config.thought
-        drawn = rng.random()
-        if drawn < self.config.none_share:
+        drawn, none = rng.random(), self.config.none_share
+        if drawn < none:
             return 0
-        if drawn < self.config.none_share + self.config.full_share or low == high:
+        if drawn - none < self.config.full_share * (1 - none) or low == high:
             return high
         return round(math.exp(rng.uniform(math.log(low), math.log(high))))
 

@@ -27,10 +27,10 @@ class Share:
                 "give one weight for each level",
             )
         weights = self.level_weights or (1.0,)
-        if not self.weight > 0 or min(weights) < 0 or sum(weights) == 0:
+        if not self.weight >= 0 or min(weights) < 0 or sum(weights) == 0:
             raise ConfigError(
-                f"the weights {self.weight} and {self.level_weights} of {self.task.name} draw nothing",
-                "choose weights above 0",
+                f"the weights {self.weight} and {self.level_weights} of {self.task.name} are not to be drawn by",
+                "choose weights of 0 or more, not all of them 0",
             )
 
     @property

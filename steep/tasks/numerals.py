@@ -27,8 +27,9 @@ NUMBER = re.compile(
     rf"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+)?(?P<top>{DECIMAL})(?:\s*/\s*(?P<below>-?{DECIMAL}))?", re.ASCII
 )
 POWER = re.compile(
-    r"(?<![\d.,])\d[\d.,]*\s*"
-    r"(?:(?:\^|\*\*)\s*(?!\{?o\b)(?:\{[^{}\\]*\}|\([^()]*\)|[-+]?\w+)|[²³¹⁰⁴-⁹]+)",  # 90^o and 90^{\circ} are none
+    r"(?<![\d.,])\d[\d.,]*\s*(?:"
+    r"\^\s*(?!\{?(?:o|st|nd|rd|th)\b)(?:\{[^{}\\]*\}|\([^()]*\)|[-+]?\w+)"  # 90^o, 90^{\circ}, 21^{st} are none
+    r"|\*\*\s*[-+]?\d[\d.]*|[²³¹⁰⁴-⁹]+)",  # nor is **5** eggs
     re.ASCII,
 )
 IN_TEXT = re.compile(

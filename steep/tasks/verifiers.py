@@ -30,14 +30,14 @@ LIMIT_S = 2.0
 SAID = re.compile(r"####|\banswer\s*(?:is\s*:?|:|=)", re.IGNORECASE)
 DOLLARS = re.compile(r"\$([^$]*)\$|\\\(((?:(?!\\\)).)*)\\\)|\\\[((?:(?!\\\]).)*)\\\]", re.DOTALL)
 BASE = re.compile(r"\b\d[\dA-F]*\)?_\{?(\d+)\}?$", re.ASCII)
-CHOSEN = re.compile(r"\b(?:correct|right|best)\s+(?:option|choice)\s+is\b:?", re.IGNORECASE)
+CHOSEN = re.compile(r"\b[CcRrBb](?:orrect|ight|est)\s+(?:option|choice)\s+is:?\s+(?=[(\[*]*[A-Z][)\]*]*(?:$|[\s.,:;]))")
 LABEL = r"[(\[*]*([A-Za-z])[)\]*]*"
-FIRST_CHOICE = re.compile(rf"{LABEL}(?:$|[.:)](?:\s|$)|,?\s+(?:because|since|as)\b)", re.IGNORECASE)
-LOOSE_CHOICE = re.compile(rf"(?!I\b){LABEL}(?:\s*[\n,]|\s+[-–—]\s|\s+is\s+(?:the\s+)?(?:correct|right|best)\b)")
-"""What may begin with a letter that is no option: "A, B"."""
-INNER_CHOICE = re.compile(r"(?<!\w)\(([A-Z])\)|\*\*([A-Z])\*\*|\b(?:option|choice)\s+\(?([A-Z])\b", re.IGNORECASE)
-ALONE = re.compile(r"(?<![\w'’])(?!I\b|a\s+(?!(?:or|and)\b)\w)([A-Za-z])(?![\w'’])")
-"""A letter that is no word."""
+IS_RIGHT = r"\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?[.!]?\s*(?:$|\n|because\b)"
+FIRST_CHOICE = re.compile(rf"{LABEL}(?:$|\s*\n|[.:)](?:\s|$)|,?\s+(?:because|since|as)\b|{IS_RIGHT})", re.IGNORECASE)
+INNER_CHOICE = re.compile(r"(?<!\b[a-z])\(([A-Z])\)|\*\*([A-Z])\*\*|\b(?:option|choice)\s+\(?([A-Z])\b", re.IGNORECASE)
+"""But for f(x)."""
+LINE = re.compile(r"^\W*([A-Z])\W*$", re.IGNORECASE | re.MULTILINE)
+HEDGED = re.compile(r"\b(?:n?or|neither|either|and|maybe|not|option|choice)\W*$", re.IGNORECASE)
 
 
 def exact(gold: str, answer: str) -> Verdict:
@@ -142,17 +142,14 @@ def bare(text: str) -> str:
 def chosen(answer: str) -> str | None:
     """The letter of the option that an answer names; None if it names none or several."""
     text = bare(re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", stated(answer)))
+    text = bare(CHOSEN.split(text)[-1])
     first = FIRST_CHOICE.match(text)
-    if first is None:
-        text = bare(CHOSEN.split(text)[-1])
-        first = FIRST_CHOICE.match(text)
-    named = [letter for found in INNER_CHOICE.findall(text) for letter in found if letter]
-    if first is not None and first[1].isupper():
-        named = [letter for letter in named if letter.isupper()]  # in "B) mass (g)" only B is an option
-    if first is None:
-        first = LOOSE_CHOICE.match(text)
-        named += ALONE.findall(text[first.end() :]) if first else []
-    letters = {letter.upper() for letter in [*([first[1]] if first else []), *named]}
+    letters = {letter.upper() for letter in (first[1], *LINE.findall(text))} if first else set()
+    for found in INNER_CHOICE.finditer(text):
+        letter = found[found.lastindex or 0]
+        mere = first is not None and first[1].isupper() and letter.islower()  # in "B) mass (g)" only B is an option
+        if not mere or HEDGED.search(text[: found.start(found.lastindex or 0)]):
+            letters.add(letter.upper())
     return letters.pop() if len(letters) == 1 else None
 
 

@@ -165,6 +165,10 @@ class Tokenizer:
         shown = self._control_bytes.get(id, b"") if control else b""
         return self._bytes.get(id, shown)
 
+    def pieces(self) -> list[bytes]:
+        """What each id stands for, names of control tokens included: the same for two tokenizers of the same tokens."""
+        return [self.token_bytes(id, control=True) for id in range(self.vocab_size)]
+
     def control(self, name: str) -> int:
         """The id of a control token."""
         if name not in self._control:

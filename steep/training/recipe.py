@@ -106,6 +106,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_trackers(self.trackers)
+        if self.tasks and not any(share.weight for share in self.tasks):
+            raise ConfigError("no task has a weight", "give one of them a weight above 0")
 
 
 def on_tasks(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Recipe, list[str]]:
@@ -287,8 +289,8 @@ def load_teacher(config: RlConfig, policy: PolicyConfig, template: Template, dev
     if config.teacher is None:
         raise ConfigError(f"{type(config.algorithm.loss).__name__} needs a teacher", "set rl.teacher to a model")
     loaded = load_model(config.teacher)
-    theirs, ours = loaded.template.tokenizer, template.tokenizer
-    if theirs.vocab_size != ours.vocab_size or theirs.spec["model"] != ours.spec["model"]:
+    theirs, ours = (t.tokenizer for t in (loaded.template, template))
+    if theirs.pieces() != ours.pieces():
         raise ConfigError(f"the teacher {config.teacher} has another tokenizer", "distill from a model of the same one")
     return Policy(loaded.model.to(device), policy, config.num_steps)
 

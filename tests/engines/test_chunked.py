@@ -12,7 +12,7 @@ from steep.engines.driven import Pending
 from steep.engines.sampling import streams, uniforms
 from steep.errors import SteepError
 from steep.types import Budget, Progress, Request, Rollout
-from tests.engines.test_native import THINK_END, budget, engine, logits, model, request, same
+from tests.engines.test_native import THINK_END, Countdown, budget, engine, logits, model, request, same
 from tests.server.serving import tiny
 
 END = 23
@@ -172,6 +172,19 @@ def test_what_is_recalled_between_chunks_is_given_back_as_far_as_it_is():
     assert (first.sample, first.stop, first.thought_len) == (0, "cancelled", None)
     assert first.ids.tolist() == whole.ids[: len(first.ids)].tolist()
     assert len(first.ids) >= LENGTH
+    assert sampler.idle
+
+
+def test_a_request_that_fails_leaves_no_chunk_running():
+    def broken() -> Countdown:
+        raise RuntimeError("made")
+
+    sampler = chunked(rows=2)
+    pending = sampler.submit(replace(request(thought=1000, seed=10, n=3), constraint=broken))
+    with pytest.raises(RuntimeError, match="made"):
+        pending.result()
+    for _ in range(3):
+        sampler.step()
     assert sampler.idle
 
 

@@ -597,10 +597,10 @@ class Broken(Countdown):
         super().advance(id)
 
 
-@pytest.mark.parametrize("where", ["made", "allowed", "advance", "told"])
+@pytest.mark.parametrize("where", ["made", "allowed", "advance", "told", "told last"])
 def test_what_a_request_brings_with_it_may_fail_for_itself_alone(where: str):
     def sink(progress: Progress) -> None:
-        if where == "told" and len(progress.ids) and progress.thought_len == 0:
+        if progress.stop if where == "told last" else where == "told" and progress.thought_len == 0:
             raise RuntimeError(where)
 
     whole = engine().submit(request(seed=8, thought=12, n=2)).result()
@@ -830,6 +830,14 @@ def test_no_number_draws_a_token_without_a_chance(compiled: bool, monkeypatch):
     ids, logprobs = draw(logits_BV, full, full, np.array([1 - 2.0**-53, 1 - 2.0**-26, 0.0]))
     assert ids.tolist() == [17, 17, 3]
     assert np.isfinite(logprobs).all()
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_where_logits_are_broken_some_token_is_drawn(top_p: float):
+    full = np.ones(2, np.float32)
+    ids, logprobs = draw(torch.full((2, 64), torch.nan), full, full * np.float32(top_p), np.array([0.5, 0.9]))
+    assert all(0 <= id < 64 for id in ids.tolist())
+    assert np.isnan(logprobs).all()
 
 
 def test_a_row_that_is_cut_changes_no_other():

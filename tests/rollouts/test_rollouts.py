@@ -159,7 +159,7 @@ def test_budgets_are_drawn_over_the_whole_range_on_a_log_scale(template: Templat
     shares = {"full_share": 0.3, "none_share": 0.2}
     mixed = [supply(template, thought=(16, 512), **shares)._budget(Random(i)) for i in range(4000)]
     assert abs(np.mean(np.equal(mixed, 0)) - 0.2) < 0.02
-    assert abs(np.mean(np.equal(mixed, 512)) - 0.3) < 0.02
+    assert abs(np.mean(np.equal(mixed, 512)) - 0.3 * 0.8) < 0.02
     assert supply(template, thought=(64, 64), none_share=1.0)._budget(Random(0)) == 0
 
 
@@ -314,6 +314,8 @@ def test_a_retired_problem_is_not_drawn(template: Template):
 
 
 def test_what_is_too_long_for_the_context_is_not_drawn_and_thoughts_are_as_long_as_it_allows(template: Template):
+    plain = supply(template, thought=(100, 100))._next()
+    assert plain.thought == 128 - len(plain.request.prompt_ids) - len(plain.request.budget.closing) - 4
     source = supply(template, thought=(100, 100), told_share=0.5)
     for _ in range(20):
         group = source._next()
@@ -323,21 +325,27 @@ def test_what_is_too_long_for_the_context_is_not_drawn_and_thoughts_are_as_long_
         assert group.tells == (f"at most {room} tokens" in text)
     some = [source._draw(Random(n)) for n in range(20)]
     most = max(map(source.room, some))
-    tight = supply(template, thought=(100, 100), answer=4 + most)
+    tight = supply(template, thought=(100, 100), answer=4 + most, told_share=0.5)
     again = [tight._draw(Random(n)) for n in range(20)]
     assert all(tight.room(problem) >= 0 for problem in again)
     too_long = {problem.id for problem in some if tight.room(problem) < 0}
     assert 0 < len(too_long) < 20
     assert too_long <= tight.curriculum.retired
+    tight.profile(8)
 
 
 def test_a_profile_thinks_as_long_as_it_may(template: Template, monkeypatch):
-    source = supply(template, none_share=0.5, told_share=1.0)
-    asked, submit = [], source.engine.submit
-    monkeypatch.setattr(source.engine, "submit", lambda request: asked.append(request) or submit(request))
-    source.profile(4)
-    assert {request.budget.thought for request in asked} == {20}
-    assert not any("at most" in template.tokenizer.decode(request.prompt_ids) for request in asked)
+    seeds = []
+    for seed in (0, 1):
+        source = supply(template, seed, none_share=0.5, told_share=1.0)
+        asked, submit = [], source.engine.submit
+        monkeypatch.setattr(source.engine, "submit", lambda request: asked.append(request) or submit(request))  # noqa: B023
+        source.profile(4)
+        assert len(asked) == 4 * 4
+        assert {request.budget.thought for request in asked} == {20}
+        assert not any("at most" in template.tokenizer.decode(request.prompt_ids) for request in asked)
+        seeds.append({request.seed for request in asked})
+    assert not seeds[0] & seeds[1]
 
 
 def test_a_mixture_is_numbered_and_keeps_its_weights():

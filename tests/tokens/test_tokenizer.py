@@ -23,6 +23,15 @@ CORPUS = [
 tokenizer = Tokenizer.train(CORPUS, vocab_size=320, control=CONTROL)
 
 
+def test_tokenizers_of_the_same_tokens_have_the_same_pieces():
+    spec = json.loads(tokenizer._spec)
+    spec["model"]["merges"] = [" ".join(merge) for merge in spec["model"]["merges"]]  # another way to write it
+    assert Tokenizer(json.dumps(spec)).pieces() == tokenizer.pieces()
+    assert tokenizer.pieces()[tokenizer.control("<think>")] == b"<think>"
+    other = Tokenizer.train(CORPUS, vocab_size=320, control=[*CONTROL[:3], "</thought>"])
+    assert other.pieces() != tokenizer.pieces()
+
+
 def traps() -> str:
     """A tokenizer.json where control tokens are not special, are merges of plain text, are the unknown token and are
     matched first; that cuts inputs off, pads them and puts a token before them; and where runs of spaces are added
