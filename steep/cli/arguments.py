@@ -527,7 +527,7 @@ def _serve(commands: _Commands) -> None:
         type=_number(1),
         default=7200,
         metavar="SECONDS",
-        help="time that an answer may take; then its thought is ended, and soon the answer (7200)",
+        help="time that an answer may take while a client waits; then its thought is ended, and soon the answer (7200)",
     )
     limits.add_argument(
         "--per-key", type=_number(1), metavar="N", help="answers that clients with one key may wait for at once (all)"

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 import steep
+from steep.server.budgets import most_thought
 from steep.server.built import Built
 from steep.server.chat import chat_routes
 from steep.server.config import ServerConfig
@@ -113,7 +114,7 @@ def describe(model: ServedModel, config: ServerConfig) -> dict[str, Any]:
         "efforts": dict(template.config.efforts),
         "default_effort": model.default_effort,
         "thinking": "chunked" if model.chunked else "whole",
-        "max_thought": config.max_thought,
+        "max_thought": most_thought(model, config.max_thought),
         "answer": template.config.answer,
         "thoughts": config.thoughts,
     }

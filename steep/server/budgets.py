@@ -32,9 +32,9 @@ def budget_for(
         raise refused(f"the model has no effort {effort!r}; its efforts are {', '.join(efforts)}", "reasoning_effort")
     if template.think_close_id is None and (thought or (effort is not None and efforts.get(effort) != 0)):
         raise refused(f"{model.name} has no thought section: it answers at once", "reasoning_effort")
-    most_thought = MOST_CHUNKED if longest_thought is None and model.chunked else longest_thought
-    if thought is not None and most_thought is not None and thought > most_thought:
-        raise refused(f"{thought} thinking tokens are more than this server's limit of {most_thought}")
+    limit = most_thought(model, longest_thought)
+    if thought is not None and limit is not None and thought > limit:
+        raise refused(f"{thought} thinking tokens are more than this server's limit of {limit}")
 
     closing, at_once = template.budget(thought=1).closing, template.budget(thought=0)
     room = model.context - prompt_tokens
@@ -60,7 +60,14 @@ def budget_for(
     if not shortest or template.think_close_id is None:
         return replace(at_once, answer=min(total or at_once.answer, room - len(at_once.closing)))
     kept = min(kept, most - shortest - len(closing))
+    if shortest + len(closing) + kept <= room:  # no chunk is cut, so all of it stays within the context
+        most = min(most, room)
     return replace(template.budget(shortest, kept), total=None if total is None else most, must_answer=True)
+
+
+def most_thought(model: ServedModel, longest_thought: int | None) -> int | None:
+    """Thinking tokens that a request may ask for; None if only the context limits them."""
+    return MOST_CHUNKED if longest_thought is None and model.chunked else longest_thought
 
 
 def most_tokens(budget: Budget) -> int:

@@ -37,6 +37,7 @@ class ServerConfig:
     body_s: float = 10.0
     """and within this its body."""
     answer_s: float = 7200.0
-    """Wall time of an answer: then its thought is ended as by `answer_now`, and a tenth of that later the answer."""
+    """Wall time of an answer that a client waits for: then its thought is ended as by `answer_now`, and a tenth of that
+    later the answer."""
     drain_s: float = 30.0
     """After SIGTERM, how long answers under way may go on."""

@@ -12,13 +12,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
 
 from steep.engines import DrivenEngine, NativeEngine
 from steep.engines.driven import Pending
 from steep.engines.native import BURST
-from steep.types import Progress, Request
+from steep.types import Progress, Request, Rollout
 
 PREFILL_TOKENS = 128
 """Prompt tokens of a step: those who came first are told soon."""
@@ -31,6 +32,7 @@ TELL_S, TELL_ROW_S, TELL_MOST_S = 0.02, 0.002, 0.2
 """Time between two batches: the second for each active row (a chunk costs about 90 us of a core, and the engine's other
 threads wait for it), but neither less than the first nor more than the third."""
 Take = Callable[[Progress], None]
+Fail = Callable[[], None]
 log = logging.getLogger("steep.server")
 
 
@@ -44,17 +46,20 @@ class Driver:
         """Called in the event loop if the engine fails."""
         self.failed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._news: list[tuple[Take, Progress]] = []
+        self._news: list[tuple[Take, Fail, Progress]] = []
         self._taken = True  # the loop has taken the last batch
         self._closed = False
         self._work = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, take: Take) -> Pending:
-        """Queue a request; `take` is called in the running event loop with what its samples gained."""
+    def submit(self, request: Request, take: Take, fail: Fail) -> Pending:
+        """Queue a request. In the running event loop, `take` is called with what its samples gained, and `fail` when
+        something that the request brought with it has raised, or `take` has: that ends it, and no other.
+        """
         self._loop = asyncio.get_running_loop()
-        pending = self.engine.submit(request, lambda progress: self._news.append((take, progress)))
+        pending = self.engine.submit(request, lambda progress: self._news.append((take, fail, progress)))
+        pending.add_done_callback(partial(self._ended, fail))
         self._work.set()
         return pending
 
@@ -88,12 +93,25 @@ class Driver:
         self._taken = False
         self._call(partial(self._deliver, news))
 
-    def _deliver(self, news: list[tuple[Take, Progress]]) -> None:
-        for take, progress in news:
-            take(progress)
+    def _deliver(self, news: list[tuple[Take, Fail, Progress]]) -> None:
+        for take, fail, progress in news:
+            try:
+                take(progress)
+            except Exception as error:
+                _report(fail, error)
         self._taken = True
+
+    def _ended(self, fail: Fail, pending: Future[list[Rollout]]) -> None:
+        error = pending.exception()
+        if error is not None and not isinstance(error, CancelledError):
+            self._call(partial(_report, fail, error))
 
     def _call(self, function: Callable[[], None]) -> None:
         assert self._loop is not None
         with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
             self._loop.call_soon_threadsafe(function)
+
+
+def _report(fail: Fail, error: BaseException) -> None:
+    log.error("an answer failed", exc_info=error)
+    fail()

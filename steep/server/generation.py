@@ -154,7 +154,7 @@ class Generation:
         self.error: str | None = None
         self.on_done: Callable[[Generation], None] = lambda _: None
         self.pending: Pending | None = None
-        """What the engine makes of it; None if it is made elsewhere."""
+        """What the engine makes of it; None if it is made elsewhere, or done."""
         self.key: str | None = None
         """What the client who waits for it showed as its key."""
         self.timers: tuple[asyncio.TimerHandle, ...] = ()
@@ -213,6 +213,8 @@ class Generation:
 
     def fail(self, message: str) -> None:
         if not self.done:
+            if self.pending is not None:
+                self.pending.cancel()
             self.error = message
             self._change()
 

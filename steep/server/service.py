@@ -26,6 +26,7 @@ LONG_TEXT = 4096
 """Characters from which on tokenising is left to a thread; a shorter text takes less than going there and back."""
 ANSWER_SHARE = 0.1
 """Of the time that an answer may take, what it has besides when its thought was ended for it."""
+FAILED = "the answer failed: the server's log says why"
 
 
 class Service:
@@ -92,12 +93,13 @@ class Service:
     def start(self, generation: Generation, request: Request, among: set[Generation]) -> None:
         """Have the engine of its model make it."""
         driver, loop, seconds = self.models[generation.model].driver, asyncio.get_running_loop(), self.config.answer_s
-        generation.pending = driver.submit(request, generation.take)
+        generation.pending = driver.submit(request, generation.take, partial(generation.fail, FAILED))
         generation.on_done = self._done
-        generation.timers = (
-            loop.call_later(seconds, generation.answer_now),
-            loop.call_later(seconds * (1 + ANSWER_SHARE), generation.cut),
-        )
+        if among is self.live:  # in the background nobody waits, and a row stays free for those who do
+            generation.timers = (
+                loop.call_later(seconds, generation.answer_now),
+                loop.call_later(seconds * (1 + ANSWER_SHARE), generation.cut),
+            )
         among.add(generation)
         if driver.failed:  # before it could be told
             self._fail(generation.model)
@@ -113,12 +115,14 @@ class Service:
             raise ApiError(503, "the server is shutting down", code="shutting_down")
         if model.driver.failed:
             raise ApiError(500, f"the engine of {model.name} has failed: the server must be started anew")
-        if n > self.config.max_answers:
-            raise refused(f"n = {n} is more than this server's limit of {self.config.max_answers}", "n")
-        if model.answers + n > model.rows + self.config.queue:
+        places = model.rows + self.config.queue
+        most = None if key is None else self.config.per_key
+        limit = min(self.config.max_answers, places if most is None else min(places, most))
+        if n > limit:
+            raise refused(f"n = {n} is more than this server's limit of {limit}", "n")
+        if model.answers + n > places:
             raise ApiError(429, "too many answers are waiting: try again", code="queue_full")
-        most = self.config.per_key
-        if key is not None and most is not None and self.by_key[key] + n > most:
+        if most is not None and self.by_key[key] + n > most:
             raise ApiError(429, f"more than {most} answers for one key are waiting: try again", code="key_busy")
 
     def count(self, model: ServedModel, n: int, key: str | None) -> None:
@@ -165,6 +169,7 @@ class Service:
         self.background.discard(generation)
         for timer in generation.timers:
             timer.cancel()
+        generation.pending = None  # two that hold each other would wait for the garbage collector
         self.count(self.models[generation.model], -len(generation.samples), generation.key)
         self.metrics.count(generation)
 

@@ -131,9 +131,10 @@ class Record:
     weights: str
     """Digest of the weights, which alone can go on with the response."""
     context: int | None = None
-    """That it needs. None: it was stored before this was told."""
+    """That it needs. None: it was done before this was stored."""
     chunked: bool | None = None
-    """Whether it is longer than that: then its chunks are cut at the same places within the same context alone."""
+    """Whether it is longer than that: then its chunks are cut at the same places within the same context alone. None:
+    it was begun before this was stored."""
     background: bool
     asked: dict[str, Any]
     """The body of the request."""
@@ -309,6 +310,7 @@ class Store:
                     f"the store {self._engine.url!r} was made by another version of steep",
                     "name another --store, or delete this one if nothing in it is needed any more",
                 )
+            _tell_needs(db)
 
 
 _under_way = RESPONSES.c.status.in_(UNDER_WAY)
@@ -316,11 +318,23 @@ _under_way = RESPONSES.c.status.in_(UNDER_WAY)
 
 def _possible(means: Means) -> ColumnElement[bool]:
     """What can be gone on with by these means."""
-    context = RESPONSES.c.context
-    fits = and_(not_(RESPONSES.c.chunked), context <= means.context)
+    context, chunked = RESPONSES.c.context, RESPONSES.c.chunked
+    fits = and_(or_(chunked.is_(None), not_(chunked)), context <= means.context)
     if means.chunked:
-        fits = or_(fits, context == means.context)
-    return and_(RESPONSES.c.weights == means.weights, or_(context.is_(None), fits))
+        fits = or_(fits, context == means.context, chunked.is_(None))
+    return and_(RESPONSES.c.weights == means.weights, fits)
+
+
+def _tell_needs(db: Connection) -> None:
+    """Store the context that those need which were begun under version 1: what holds them whole, with the answer that
+    is kept for them. Whether they are made in chunks stays unknown.
+    """
+    columns = (RESPONSES.c.id, RESPONSES.c.request)
+    for id, stored in db.execute(select(*columns).where(_under_way, RESPONSES.c.context.is_(None))).all():
+        request = REQUEST.validate_python(stored)
+        budget = request.budget
+        needed = len(request.prompt_ids) + (budget.thought or 0) + len(budget.closing) + budget.answer
+        db.execute(update(RESPONSES).where(RESPONSES.c.id == id).values(context=needed))
 
 
 def store_url(where: str) -> str:

@@ -200,8 +200,7 @@ def serving(
         if (token_s or singly) and not VLLM:
             engine.burst = 0
         if token_s:
-            name = "sample" if hasattr(engine.decoder, "sample") else "step"  # the latter without compiled kernels
-            setattr(engine.decoder, name, slowed(getattr(engine.decoder, name), token_s))
+            engine.step = slowed(engine.step, token_s)
         models.append(ServedModel(loaded, engine))
     settings = ServerConfig(**config)
     app = create_app(models, settings, Store(store_url(str(store)), settings.stored))

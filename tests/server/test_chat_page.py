@@ -236,6 +236,13 @@ def test_the_model_is_chosen(browser):
         expect(page.get_by_label("effort")).to_have_value("1")
 
 
+def test_what_a_server_that_thinks_in_chunks_allows(browser):
+    with serving(endless=True, context=256, chunked=True) as client, opened(browser, url_of(client)) as page:
+        set_effort(page, "max")
+        expect(page.locator(".allowed")).to_have_text("max as long as it fits")
+        expect(page.get_by_label("limit of thought in tokens")).to_have_attribute("max", "131072")
+
+
 # Branches
 
 
@@ -464,6 +471,40 @@ def test_two_tabs_share_their_conversations(page):
     page.locator("aside li", has_text="make 24").hover()
     page.locator("aside").get_by_label("delete make 24").click()
     expect(other.locator("aside .talks a")).to_have_count(0)
+
+
+def test_what_is_answered_in_one_tab_is_waited_for_in_the_others(browser):
+    options = {"endless": True, "context": 4096, "token_s": TOKEN_S}
+    with serving(**options) as client, opened(browser, url_of(client)) as page:
+        ask(page, effort="none")
+        finished(page)
+        before, after = page.context.new_page(), page.context.new_page()
+        before.goto(page.url)
+        expect(before.locator(".figures")).to_have_count(1)
+        ask(page, "a long one", effort="max")
+        expect(fold(page)).to_have_text(COUNTED)
+        after.goto(page.url)
+        for tab in (before, after):
+            expect(tab.locator(".asked")).to_have_text(["make 24", "a long one"])
+            expect(tab.get_by_role("button", name="regenerate").last).to_be_disabled()
+            expect(tab.locator(".turn.assistant").last.locator(".missing")).to_have_count(0)
+            tab.get_by_label("question", exact=True).fill("and here")
+            tab.keyboard.press("Enter")
+        page.get_by_role("button", name="Answer now").click()
+        finished(page, answers=2)
+        answer = page.locator(".turn.assistant .said").last.inner_text()
+        for tab in (before, after, page):
+            expect(tab.locator(".figures")).to_have_count(2)
+            expect(tab.locator(".asked")).to_have_text(["make 24", "a long one"])
+            expect(tab.locator(".turn.assistant .said").last).to_have_text(answer, use_inner_text=True)
+        ask(page, "left alone", effort="max")
+        expect(fold(page)).to_have_text(COUNTED)
+        expect(before.locator(".asked")).to_have_count(3)
+        page.reload()
+        expect(before.locator(".turn .missing").last).to_have_text("Stopped.")
+        set_effort(before, "none")
+        before.get_by_label("question", exact=True).press("Enter")  # what could not be asked
+        finished(before, answers=4)
 
 
 def test_what_is_damaged_in_the_browser_is_passed_over(page):

@@ -19,9 +19,10 @@ import pytest
 from steep.engines import save_model
 from steep.errors import SteepError
 from steep.server import stream
+from steep.server.generation import Generation
 from steep.server.run import Together
 from steep.server.stream import EventStream
-from tests.server.serving import serving, tiny
+from tests.server.serving import VLLM, serving, tiny
 
 
 def test_a_key_guards_every_route_but_health_and_the_page():
@@ -131,6 +132,7 @@ def test_a_full_queue_is_told():
         status, answer = client.post("/v1/chat/completions", client.chat_body())
         assert (status, answer["error"]["code"]) == (429, "queue_full")
         assert client.headers["retry-after"] == "1"
+        assert client.post("/v1/chat/completions", client.chat_body(n=3))[0] == 400  # it could never be let in
         connection.close()
         client.wait(lambda: client.model.answers == 0)
         assert client.chat(reasoning_effort="none")["object"] == "chat.completion"
@@ -146,7 +148,8 @@ def test_one_key_does_not_take_all_places():
         other = {"authorization": "Bearer other"}
         few = {"reasoning_effort": "none", "n": 2}
         assert client.post("/v1/chat/completions", client.chat_body(**few), headers=other)[0] == 200
-        assert client.post("/v1/chat/completions", client.chat_body(n=3), headers=other)[0] == 429
+        status, answer = client.post("/v1/chat/completions", client.chat_body(n=3), headers=other)
+        assert (status, answer["error"]["param"]) == (400, "n")  # it could never be let in
         connection.close()
         client.wait(lambda: not client.service.by_key)
         assert client.post("/v1/chat/completions", client.chat_body(**few))[0] == 200
@@ -192,6 +195,72 @@ def test_an_engine_that_fails_is_told_and_nobody_waits_for_ever(caplog):
         assert client.get("/health") == (503, {"status": "failed"})
         assert client.post("/v1/chat/completions", client.chat_body())[0] == 500
     assert "the engine failed" in caplog.text
+
+
+def errors_told(client):
+    """At each way in, to clients that ask for a schema."""
+    schema = {"enum": [24]}
+    chat = client.chat_body(response_format={"type": "json_schema", "json_schema": {"schema": schema}})
+    asked = {"model": "tiny", "input": "x", "text": {"format": {"type": "json_schema", "name": "f", "schema": schema}}}
+
+    def whole(path, body):
+        status, answer = client.post(path, body)
+        assert status == 500
+        return answer["error"]
+
+    def last(path, body):
+        said = client.call("POST", path, body | {"stream": True})[1].removesuffix(b"data: [DONE]\n\n")
+        event = said.split(b"\n\n")[-2]
+        return json.loads(event.partition(b"data: ")[2])
+
+    yield whole("/v1/chat/completions", chat)
+    yield last("/v1/chat/completions", chat)["error"]
+    yield whole("/v1/responses", asked)
+    for background in (False, True):
+        event = last("/v1/responses", asked | {"background": background})
+        assert event["type"] == "response.failed"
+        yield event["response"]["error"]
+
+
+@pytest.mark.skipif(VLLM, reason="on vLLM it ends the engine")
+def test_what_raises_for_one_request_ends_that_one_alone(caplog):
+    class Broken:
+        def allowed(self):
+            raise RuntimeError("no grammar")
+
+    async def constraint(model, schema):
+        return None if schema is None else Broken
+
+    with serving(endless=True, context=4096) as client:
+        client.service.constraint = constraint
+        other = client.begin("/v1/chat/completions", client.chat_body(reasoning_effort="max", stream=True))
+        client.wait(lambda: client.service.live)
+        (generation,) = client.service.live
+        told = [error["message"] for error in errors_told(client)]
+        assert told == ["the answer failed: the server's log says why"] * 5
+        assert caplog.text.count("RuntimeError: no grammar") == 5
+        assert (generation.error, client.get("/health")[0]) == (None, 200)
+        client.wait(lambda: not client.service.live)
+        assert generation.tokens > 4000
+        assert client.model.answers == 0
+        other.close()
+
+
+def test_a_bug_in_what_is_told_of_one_answer_stops_no_other(monkeypatch, caplog):
+    take = Generation.take
+
+    def broken(self, progress):
+        if self.request.seed == 13:
+            raise RuntimeError("no news")
+        take(self, progress)
+
+    monkeypatch.setattr(Generation, "take", broken)
+    with serving(endless=True, context=4096) as client:
+        status, answer = client.post("/v1/chat/completions", client.chat_body(seed=13, reasoning_effort="max"))
+        assert (status, answer["error"]["message"]) == (500, "the answer failed: the server's log says why")
+        assert "RuntimeError: no news" in caplog.text
+        assert client.wait(lambda: client.model.driver.engine.idle) < 1.0
+        assert client.chat(reasoning_effort="low")["usage"]["completion_tokens_details"]["reasoning_tokens"] == 32
 
 
 def test_a_bug_is_told_counted_and_logged(tmp_path, caplog):

@@ -190,6 +190,22 @@ def test_one_needs_the_context_that_it_may_fill(tmp_path):
     assert needed == [(100 + CLOSING + 24, False), (200, False), (room, False)]
 
 
+def test_one_that_no_chunk_is_cut_for_needs_no_server_that_cuts_chunks(tmp_path):
+    needed = []
+    with serving(endless=True, chunked=True, store=tmp_path / "a.db") as client:
+        for thought in (32, 900, 1000, 5000):
+            id = begin(client, thinking_token_budget=thought, max_output_tokens=32_000)
+            record = client.service.store.find(id)
+            needed.append((record.context, record.chunked))
+    assert needed == [(CONTEXT, False), (CONTEXT, False), (CONTEXT, True), (CONTEXT, True)]
+
+
+def test_one_may_take_longer_than_a_client_would_wait():
+    with serving(endless=True, token_s=0.001, singly=True, answer_s=0.05) as client:
+        used = finished(client, begin(client, thinking_token_budget=300))["usage"]
+    assert used["output_tokens_details"]["reasoning_tokens"] == 300
+
+
 def test_a_server_without_the_secret_makes_what_another_tells_encrypted(tmp_path):
     file, fields = tmp_path / "a.db", {"thinking_token_budget": 40, "include": ["reasoning.encrypted_content"]}
     with serving(endless=True, secret="a", store=file) as client:
@@ -270,6 +286,7 @@ def saved(store, id):
 def record(number, **fields):
     request = Request(prompt_ids=(1, 2), budget=Budget(thought=9, answer=4, closing=(7, 9), total=12), seed=number)
     plain = {"model": "m", "weights": "w", "background": True, "asked": {"model": "m"}, "said": []}
+    plain |= {"context": 64, "chunked": False}
     state = State(status="queued")
     return Record(**{"id": f"r{number}", "created": number, "request": request, "state": state} | plain | fields)
 
@@ -347,11 +364,17 @@ def test_claims_are_in_order_and_shared(stores):
 
 def test_what_a_server_cannot_go_on_with_is_left_to_others(stores):
     one, _ = stores
-    one.add(record(1, context=64, chunked=False))
-    one.add(record(2, context=65, chunked=False))
-    one.add(record(3, context=64, chunked=True))
-    one.add(record(4))  # made before this was told
-    for context, chunked, ids in ((64, False, [1, 4]), (63, True, [4]), (64, True, [1, 3, 4]), (90, True, [1, 2, 4])):
+    one.add(record(1))
+    one.add(record(2, context=65))
+    one.add(record(3, chunked=True))
+    one.add(record(4, chunked=None))  # stored before it was told whether in chunks
+    for context, chunked, ids in (
+        (63, False, []),
+        (64, False, [1, 4]),
+        (63, True, [4]),
+        (64, True, [1, 3, 4]),
+        (90, True, [1, 2, 4]),
+    ):
         means = Means(weights="w", context=context, chunked=chunked)
         assert one.waiting(means) == len(ids)
         assert [r.id for r in one.claim("one", means, 5, lease_s=60)] == [f"r{number}" for number in ids]
@@ -396,7 +419,8 @@ def test_a_store_of_another_version_is_refused(made, url):
 
 def test_a_store_of_the_first_version_is_brought_up_to_date(url):
     store = Store(store_url(url), keep=3)
-    store.add(record(1, context=9, chunked=False))
+    store.add(record(1))
+    store.add(record(0, state=ENDED))
     store.close()
     engine = create_engine(store_url(url))
     with engine.begin() as db:
@@ -406,8 +430,9 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(url):
     engine.dispose()
     for _ in range(2):
         store = Store(store_url(url), keep=3)
-        assert store.find("r1") == record(1)
-        store.add(record(2, context=9, chunked=False))
+        assert store.find("r1") == record(1, context=2 + 9 + 2 + 4, chunked=None)
+        assert store.find("r0") == record(0, context=None, chunked=None, state=ENDED)
+        store.add(record(2, context=9))
         assert store.find("r2").context == 9
         store.drop("r2")
         store.close()

@@ -9,7 +9,8 @@ const SETTINGS = "steep.settings";
 
 let conversations = Object.keys(localStorage)
   .filter((key) => key.startsWith(PREFIX))
-  .flatMap(stored);
+  .flatMap(stored)
+  .map(ended);
 let full = false;
 const underWay = new Map<string, Handle>();
 const readers = new Set<() => void>();
@@ -92,7 +93,7 @@ function tellReaders() {
 /** The conversation of a key, if it is there and whole. */
 function stored(key: string): Conversation[] {
   const talk = parsed(key);
-  return Array.isArray(talk?.turns) ? [ended(talk)] : [];
+  return Array.isArray(talk?.turns) ? [talk] : [];
 }
 
 function parsed(key: string) {
@@ -113,7 +114,8 @@ function ended(talk: Conversation): Conversation {
   return { ...talk, turns };
 }
 
-// Another tab has changed what is kept. Of an answer under way here, more is known here.
+// Another tab has changed what is kept, and does so again when an answer under way there has ended. Of one under way
+// here, more is known here.
 addEventListener("storage", ({ key }) => {
   if (!key?.startsWith(PREFIX)) return;
   const id = key.slice(PREFIX.length);
@@ -122,7 +124,18 @@ addEventListener("storage", ({ key }) => {
   tellReaders();
 });
 
+// A page that is opened takes answers under way for ended, until other tabs have told which of them are theirs.
+const tabs = new BroadcastChannel(PREFIX);
+tabs.onmessage = ({ data: told }: MessageEvent<Conversation | null>) => {
+  if (told) {
+    if (!underWay.has(told.id)) show(told);
+  } else {
+    for (const talk of conversations) if (underWay.has(talk.id)) tabs.postMessage(talk);
+  }
+};
+tabs.postMessage(null);
+
 addEventListener("pagehide", () => {
-  for (const talk of conversations) if (underWay.has(talk.id)) keep(talk);
+  for (const talk of conversations) if (underWay.has(talk.id)) keep(ended(talk));
   for (const handle of underWay.values()) handle.abort();
 });

@@ -1,7 +1,7 @@
 // A conversation is a tree: a question that is edited, or an answer that is made again, stands beside the one before.
 
 import { duration } from "../src/words";
-import type { Input, Model, Reply } from "./server";
+import { isUnderWay, type Input, type Model, type Reply } from "./server";
 
 interface Question {
   id: number;
@@ -57,6 +57,9 @@ export function path({ turns, leaf }: Conversation, last = leaf): Turn[] {
   for (let at = last; at !== null; at = turns[at]!.parent) found.unshift(turns[at]!);
   return found;
 }
+
+/** Whether a question of it is being answered, in this tab or another. */
+export const isBusy = ({ turns }: Conversation) => turns.some((turn) => turn.role === "assistant" && isUnderWay(turn.reply));
 
 export function siblings({ turns }: Conversation, turn: Turn): Turn[] {
   return turns.filter((other) => other.parent === turn.parent);

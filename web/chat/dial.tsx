@@ -13,7 +13,7 @@ interface DialProps {
 export function Dial({ models, model, settings, onChange }: DialProps) {
   const efforts = Object.keys(model.efforts);
   const at = settings.effort === null ? -1 : efforts.indexOf(settings.effort);
-  const allowed = efforts[at] === undefined ? "" : allowance(model.efforts[efforts[at]] ?? null, model.max_thought);
+  const allowed = efforts[at] === undefined ? "" : allowance(model.efforts[efforts[at]] ?? null, model);
   return (
     <div class="dial">
       <ModelPicker models={models} model={model} onPick={(id) => onChange({ ...settings, model: id })} />
@@ -61,7 +61,9 @@ export function ModelPicker({ models, model, disabled = false, onPick }: ModelPi
   );
 }
 
-function allowance(tokens: number | null, most: number | null): string {
-  const least = Math.min(tokens ?? Infinity, most ?? Infinity);
+/** An effort without a limit of its own has the server's, if that is within the context. */
+function allowance(tokens: number | null, { max_thought, context }: Model): string {
+  const most = max_thought ?? Infinity;
+  const least = tokens === null && most > context ? Infinity : Math.min(tokens ?? Infinity, most);
   return Number.isFinite(least) ? `${least.toLocaleString("en")} tokens` : "as long as it fits";
 }

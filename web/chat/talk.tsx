@@ -6,6 +6,7 @@ import { Answer } from "./answer";
 import { answer, keep, type Book } from "./book";
 import {
   fitting,
+  isBusy,
   newConversation,
   path,
   shown,
@@ -45,7 +46,8 @@ export function Talk({ talk, book, models, settings: chosen, onSettings, onAnnou
   const { model, settings } = fitting(chosen, models);
   const turns = talk ? path(talk) : [];
   const last = turns.at(-1);
-  const handle = talk ? book.underWay.get(talk.id) : undefined;
+  const handle = talk ? book.underWay.get(talk.id) : undefined; // none if it is another tab's
+  const busy = talk !== null && isBusy(talk);
   const reply = last?.role === "assistant" ? last.reply : null;
   const scroller = useRef<HTMLElement>(null);
   const { atEnd, toEnd } = useStick(scroller, true);
@@ -66,7 +68,7 @@ export function Talk({ talk, book, models, settings: chosen, onSettings, onAnnou
 
   useKeys({
     Escape: () => handle?.stop(),
-    r: () => !handle && last?.role === "assistant" && again(last),
+    r: () => !busy && last?.role === "assistant" && again(last),
     e: () => clickLast(".edit"),
     o: () => clickLast(".fold"),
     a: () => reply?.state === "thinking" && handle?.answerNow(),
@@ -83,7 +85,7 @@ export function Talk({ talk, book, models, settings: chosen, onSettings, onAnnou
           {turns.map((turn, i) => (
             <article class={`turn ${turn.role}`} key={turn.id} tabIndex={-1} aria-label={turn.role === "user" ? "you" : turn.model}>
               {turn.role === "user" ? (
-                <Asked text={turn.text} busy={!!handle} onEdit={(text) => ask(text, turn.parent)} />
+                <Asked text={turn.text} busy={busy} onEdit={(text) => ask(text, turn.parent)} />
               ) : (
                 <>
                   <header>
@@ -96,7 +98,7 @@ export function Talk({ talk, book, models, settings: chosen, onSettings, onAnnou
                 {talk && <Branches talk={talk} turn={turn} />}
                 {turn.role === "assistant" && turn.reply.text && <Copy text={turn.reply.text} />}
                 {turn.role === "assistant" && (
-                  <button type="button" disabled={!!handle} onClick={() => again(turn)}>
+                  <button type="button" disabled={busy} onClick={() => again(turn)}>
                     regenerate
                   </button>
                 )}
@@ -111,7 +113,7 @@ export function Talk({ talk, book, models, settings: chosen, onSettings, onAnnou
             to the end
           </button>
         )}
-        <Question onAsk={(text) => ask(text, talk?.leaf ?? null)} busy={!!handle} onStop={() => handle?.stop()}>
+        <Question onAsk={(text) => ask(text, talk?.leaf ?? null)} busy={busy} onStop={() => handle?.stop()}>
           {reply?.state === "thinking" && handle && (
             <button type="button" onClick={handle.answerNow}>
               Answer now
