@@ -228,6 +228,8 @@ class NativeEngine(DrivenEngine):
             logits = torch.stack([_logits(job) for job in jobs])
             self._advance(first, *self._draw(started, logits))
             self.tell(first)
+            if self.rows.watched[started].any():
+                self.halt[0] = 1  # whoever drives the engine hands first tokens on when the step is over
 
     def _prefill(self, jobs: list[NativeJob]) -> None:
         if not jobs:

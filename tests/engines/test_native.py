@@ -473,6 +473,16 @@ def test_the_first_token_is_told_at_once():
     assert [(part.sample, len(part.ids)) for part in told] == [(0, 1), (1, 1), (2, 1)]
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_step_with_first_tokens_to_tell_is_over_soon(told: bool):
+    sampler = engine(end=23)
+    sampler.submit(request(thought=50), [].append if told else None)
+    sampler.step()
+    assert (sampler.rows.count[0] == 2) == told
+    sampler.step()
+    assert sampler.rows.count[0] > 10
+
+
 def test_prompts_beyond_a_steps_share_wait_for_the_next_step():
     sampler = engine(burst=0)
     sampler.prefill_tokens = 5
