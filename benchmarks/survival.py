@@ -325,7 +325,7 @@ def rules_fired() -> int:
 
 
 def false_alarms(runs: int) -> int:
-    """What health tells in so many runs of which nothing is wrong."""
+    """What health tells in so many runs of which nothing is wrong. Not what goes by the clock: the machine may be busy."""
     told = 0
     for seed in range(runs):
         recipe = load_recipe(CLEAN)
@@ -333,7 +333,8 @@ def false_alarms(runs: int) -> int:
         with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
             path = Path(scratch) / "clean"
             carry_out(path, replace(recipe, seed=seed))
-            told += sum(len(stage.log("health").rows()) for stage in Run.open(path).stages())
+            rows = (row for stage in Run.open(path).stages() for row in stage.log("health").rows())
+            told += sum(RULES[row["rule"]].when != "clock" for row in rows)
     return told
 
 
