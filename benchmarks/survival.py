@@ -325,7 +325,7 @@ def rules_fired() -> int:
 
 
 def false_alarms(runs: int) -> int:
-    """What health tells in so many runs of which nothing is wrong, but for what goes by the clock: others may be busy."""
+    """What health tells in so many runs of which nothing is wrong, but for what goes by the clock."""
     told = 0
     for seed in range(runs):
         recipe = load_recipe(CLEAN)
