@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from steep.errors import ModelError, SteepError
-from steep.models.families import FAMILIES, SUPPORTED, from_hugging_face, to_hugging_face
+from steep.models.families import FAMILIES, LONGEST_CONTEXT, SUPPORTED, from_hugging_face, to_hugging_face
 from steep.models.transformer import ModelConfig, Transformer, rope_frequencies
 from steep.models.weights import REFETCH, disk_tensors, unfilled, write_whole
 
@@ -43,8 +43,6 @@ LAYER_NAMES = {
 SCALING_NAMES = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
 STORED = ("F32", "F16", "BF16", "Q8_0")
 """Ways of writing numbers. Others can be read, but are made better by llama.cpp's own program."""
-LONGEST_CONTEXT = 2**22
-"""More is no model, but a damaged number."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192.0}
 """Of every published Llama 3: a GGUF file keeps the frequencies that follow from these, not the numbers."""
 
