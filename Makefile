@@ -30,6 +30,7 @@ demo: $(VENV)/core.stamp ## train the nano model on this machine, and report on 
 	@$(BIN)/steep report $(RUN)
 	@echo
 	@echo "Go on with:"
+	@echo "  $(BIN)/steep report $(RUN) --open"
 	@echo "  $(BIN)/steep chat $(RUN)"
 	@echo "  $(BIN)/steep eval $(RUN) --task countdown --budgets 0,64,256"
 

@@ -14,6 +14,7 @@ from steep.evals.claims import (
     Curve,
     answers,
     claim_cell,
+    claim_cost,
     claim_gain,
     claim_r2,
     claim_smallest_gain,
@@ -109,7 +110,7 @@ def claims(run: Run) -> list[Claim]:
 
     rising = measured(16, 32, 64, 128, 256)
     course = [row for each in run.stages() if each.name == "rl" for row in each.metrics()]
-    return [
+    shown = [
         *claim_smallest_gain("nano.countdown_rises_to_256", rising, "> 0", command),
         *claim_smallest_gain("nano.countdown_gain_256_to_512", measured(256, 512), ">= 0", command),
         *claim_r2("nano.countdown_loglinear_r2", measured(16, 32, 64, 128, 256, 512), ">= 0.95", command),
@@ -120,3 +121,4 @@ def claims(run: Run) -> list[Claim]:
         *claim_cell("nano.letters_with_thought", cells, ">= 0.98", command, **letters, budget=64),
         *claim_cell("nano.strawberry_with_thought", cells, ">= 0.98", command, **strawberry, budget=64),
     ]
+    return [*shown, *claim_cost("nano", run, "<= 15", "<= 4", command)] if shown else []

@@ -13,11 +13,13 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from steep.errors import ConfigError, SteepError
 
 T = TypeVar("T")
+Changes: TypeAlias = dict[str, "str | Changes"]
+"""New values of fields, as they were typed, and of fields below them."""
 
 
 def load_recipe(path: Path) -> Any:
@@ -70,39 +72,56 @@ def override(config: T, arguments: Sequence[str]) -> T:
     pairs = [word for argument in arguments for word in argument.split("=", 1 if argument.startswith("--") else 0)]
     if len(pairs) % 2 or not all(name.startswith("--") for name in pairs[::2]):
         raise ConfigError(f"overrides come in pairs, not {' '.join(arguments)!r}", "write --field.name value")
+    changes: Changes = {}
     for name, value in zip(pairs[::2], pairs[1::2], strict=True):
         path = name.removeprefix("--").replace("-", "_")
-        config = _replaced(config, path.split("."), value, path)
-    return config
+        *above, last = path.split(".")
+        below = changes
+        for part in above:
+            found = below.setdefault(part, {})
+            if isinstance(found, str):
+                raise ConfigError(f"--{path}: {part!r} is already set to {found}", "leave one of the two away")
+            below = found
+        below[last] = value
+    replaced: T = _replaced(config, changes, "--")
+    return replaced
 
 
-def _replaced(node: Any, path: Sequence[str], value: str, whole: str) -> Any:
-    """`node` with the field at `path` below it set to what `value` says."""
-    name, *below = path
+def _replaced(node: Any, changes: Changes, where: str) -> Any:
+    """`node` with all changes below it made at once, so that fields which must agree can be changed together."""
     if isinstance(node, tuple):
-        if not name.isdigit() or int(name) >= len(node):
-            raise ConfigError(f"--{whole}: {name} is not one of the {len(node)} parts", "they are counted from 0")
-        at = int(name)
-        if not below:
-            raise ConfigError(f"--{whole} is not a single value", "name a field of it")
-        return (*node[:at], _replaced(node[at], below, value, whole), *node[at + 1 :])
-    if node is None:
-        raise ConfigError(f"--{whole}: what {name!r} would be a field of is None in the recipe", "set it in the recipe")
+        parts = list(node)
+        for name, change in changes.items():
+            if not name.isdigit() or int(name) >= len(node):
+                raise ConfigError(
+                    f"{where}{name}: {name} is not one of the {len(node)} parts", "they are counted from 0"
+                )
+            if isinstance(change, str):
+                raise ConfigError(f"{where}{name} is not a single value", "name a field of it")
+            parts[int(name)] = _replaced(node[int(name)], change, f"{where}{name}.")
+        return tuple(parts)
     names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
-    if name not in names:
-        near = difflib.get_close_matches(name, names, 3)
-        hint = (
-            f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'no fields below it'}"
-        )
-        raise ConfigError(f"--{whole}: there is no field {name!r} in {type(node).__name__}", hint)
-    if below:
-        new = _replaced(getattr(node, name), below, value, whole)
-    else:
-        new = _parsed(get_type_hints(type(node))[name], value, whole)
+    new = {}
+    for name, change in changes.items():
+        at = f"{where}{name}"
+        if node is None:
+            raise ConfigError(f"{at}: what {name!r} would be a field of is None in the recipe", "set it in the recipe")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3)
+            there = f"there are: {', '.join(names) or 'no fields below it'}"
+            hint = f"did you mean {' or '.join(near)}?" if near else there
+            raise ConfigError(f"{at}: there is no field {name!r} in {type(node).__name__}", hint)
+        if isinstance(change, str):
+            new[name] = _parsed(get_type_hints(type(node))[name], change, at)
+        else:
+            new[name] = _replaced(getattr(node, name), change, f"{at}.")
     try:
-        return dataclasses.replace(node, **{name: new})
+        return dataclasses.replace(node, **new)
     except ValueError as error:
-        raise ConfigError(f"--{whole} {value}: {error}") from None
+        said = (
+            f"{where}{name} {change}" if isinstance(change, str) else where + name for name, change in changes.items()
+        )
+        raise ConfigError(f"{' '.join(said)}: {error}") from None
 
 
 def _parsed(kind: Any, text: str, whole: str) -> Any:
@@ -114,7 +133,7 @@ def _parsed(kind: Any, text: str, whole: str) -> Any:
     try:
         adapter = pydantic.TypeAdapter(kind)
     except pydantic.PydanticUserError:  # a part of the config that is an object
-        raise ConfigError(f"--{whole} is not a single value", "name a field of it") from None
+        raise ConfigError(f"{whole} is not a single value", "name a field of it") from None
     try:
         return adapter.validate_python(text)
     except pydantic.ValidationError as error:
@@ -124,7 +143,28 @@ def _parsed(kind: Any, text: str, whole: str) -> Any:
                 return adapter.validate_python(tuple(part.strip() for part in text.split(",") if part.strip()))
             except pydantic.ValidationError as in_tuple:
                 wrong = in_tuple.errors()[0]["msg"]
-        raise ConfigError(f"--{whole} {text}: {wrong}") from None
+        raise ConfigError(f"{whole} {text}: {wrong}") from None
+
+
+def check_types(config: Any, name: str = "") -> None:
+    """A ConfigError names the first value, in the fields below `config`, that is not what its annotation says."""
+    import pydantic
+
+    if isinstance(config, tuple):
+        for number, part in enumerate(config):
+            check_types(part, f"{name}.{number}")
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return
+    kinds = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, at = getattr(config, field.name), f"{name}.{field.name}".removeprefix(".")
+        check_types(value, at)
+        with contextlib.suppress(pydantic.PydanticUserError):  # a part of the config that is an object
+            try:
+                pydantic.TypeAdapter(kinds[field.name]).validate_python(value, strict=True)
+            except pydantic.ValidationError as error:
+                wrong = error.errors()[0]
+                raise ConfigError(f"{at} is {value!r}: {wrong['msg']}", "mend the recipe") from None
 
 
 def to_json(config: Any) -> Any:

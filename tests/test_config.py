@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import pytest
 
-from steep.config import dump, load_recipe, override, to_json
+from steep.config import check_types, dump, load_recipe, override, to_json
 from steep.errors import ConfigError, SteepError
 
 
@@ -95,11 +95,12 @@ def test_override_leaves_the_rest_as_it_was():
         (["--rl.optimizer.lr", "-1"], "--rl.optimizer.lr -1: a rate is not negative"),
         (["--budgets", "1,x"], "--budgets 1,x: Input should be a valid integer"),
         (["--span", "1,2,3"], "--span 1,2,3: Tuple should have at most 2 items"),
-        (["--shares.2.weight", "1"], "--shares.2.weight: 2 is not one of the 2 parts\n  they are counted from 0"),
+        (["--shares.2.weight", "1"], "--shares.2: 2 is not one of the 2 parts\n  they are counted from 0"),
         (["--shares.x.weight", "1"], "x is not one of the 2 parts"),
         (["--shares.0", "1"], "--shares.0 is not a single value"),
         (["--shares.0.task", "x"], "--shares.0.task is not a single value"),
         (["--sft.num_steps", "3"], "--sft.num_steps: what 'num_steps' would be a field of is None in the recipe"),
+        (["--rl", "none", "--rl.num_steps", "3"], "--rl.num_steps: 'rl' is already set to none"),
         (["--name"], "overrides come in pairs"),
         (["name", "x"], "overrides come in pairs"),
     ],
@@ -108,6 +109,49 @@ def test_override_says_what_is_wrong(words, message):
     with pytest.raises(ConfigError) as caught:
         override(Config(), words)
     assert message in str(caught.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """Two fields that must agree."""
+
+    queries: int = 4
+    keys: int = 2
+
+    def __post_init__(self) -> None:
+        if self.queries % self.keys:
+            raise ValueError("they do not divide")
+
+
+def test_fields_that_must_agree_are_set_together():
+    assert override(Heads(), ["--queries", "9", "--keys", "3"]) == Heads(queries=9, keys=3)
+    with pytest.raises(ConfigError, match=r"^--queries 9: they do not divide$"):
+        override(Heads(), ["--queries", "9"])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(name=3), "name is 3: Input should be a valid string"),
+        (Config(threads="2"), "threads is '2': Input should be a valid integer"),
+        (Config(rl=Rl(num_steps=2.5)), "rl.num_steps is 2.5: Input should be a valid integer"),
+        (Config(rl=Rl(num_steps=True)), "rl.num_steps is True: Input should be a valid integer"),
+        (Config(rl=Rl(optimizer=Optimizer(kind="sgd"))), "rl.optimizer.kind is 'sgd': Input should be 'adamw' or"),
+        (Config(shares=(Share(), Share(weight="x"))), "shares.1.weight is 'x': Input should be a valid number"),
+        (Config(budgets=[0, 64]), r"budgets is \[0, 64\]: Input should be a valid tuple"),
+    ],
+)
+def test_a_recipe_with_a_value_of_another_type_is_refused(config, message):
+    with pytest.raises(ConfigError, match=rf"^{message}"):
+        check_types(config)
+
+
+def test_a_recipe_may_hold_objects_and_whole_numbers_for_others():
+    class Always:
+        def check(self) -> bool:
+            return True
+
+    check_types(Config(shares=(Share(task=Always(), weight=2),), rl=None))
 
 
 def recipe(path, text):

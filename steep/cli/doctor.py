@@ -14,8 +14,9 @@ from typing import Literal
 import psutil
 import torch
 
-from steep.cli.outcome import Outcome, Output, to_install
+from steep.cli.outcome import Outcome, Output
 from steep.engines.locate import PACKAGES
+from steep.errors import to_install
 from steep.models import kernels
 from steep.runs import machine, number, versions
 from steep.sandbox import shared

@@ -18,7 +18,7 @@ from steep.cli.train import load, tell_claims
 from steep.config import to_json
 from steep.engines import ChunkedEngine, LoadedModel, NativeEngine, load_model
 from steep.errors import SteepError
-from steep.evals.evaluate import EvalConfig
+from steep.evals.evaluate import EvalConfig, budgets_of, room
 from steep.evals.findings import Findings, Method
 from steep.evals.o1 import FURTHER, O1Config, Subject, measure_o1
 from steep.evals.suite import Cell, SuiteConfig, measure
@@ -126,13 +126,12 @@ def engine_for(
     dtype: str = "float32",
 ) -> NativeEngine:
     """One with room for the longest prompt and all that may follow it."""
-    longest = max(len(loaded.template.render(problem.prompt)) for problem in problems)
-    budget = loaded.template.budget(max(config.budgets), config.answer)
-    rest = longest + len(budget.closing) + budget.answer
-    context, limit = rest + (budget.thought or 0), loaded.model.config.max_positions
+    context, limit = room(loaded.template, problems, config), loaded.model.config.max_positions
+    largest = max(budgets_of(loaded.template, config))
+    rest = context - largest
     if context > limit:
         raise SteepError(
-            f"a budget of {budget.thought} tokens does not fit the model's context of {limit}",
+            f"a budget of {largest} tokens does not fit the model's context of {limit}",
             f"choose budgets up to {limit - rest}" if limit >= rest else "choose a shorter --answer",
         )
     return new_engine(loaded, min(ROWS, len(problems) * config.samples), context, kind, dtype)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,11 +45,6 @@ class Output(Console):
         for row in rows:
             table.add_row(*(Text(printable(str(cell), self.encoding)) for cell in row))
         self.print(table)
-
-
-def to_install(extra: str) -> str:
-    """The command that adds an optional part to the Python that runs this."""
-    return f"{shlex.quote(sys.executable)} -m pip install 'steep[{extra}]'"
 
 
 def _without_classes(value: Any) -> Any:

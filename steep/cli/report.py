@@ -22,6 +22,8 @@ def run(args: argparse.Namespace) -> Outcome:
     except SteepError as error:  # nothing is evaluated yet: the page has the rest
         output.say(str(error))
     output.say(f"written to {files.index}")
+    if files.plots and not args.html:
+        output.say(f"its first plots: {' and '.join(map(str, files.plots[:2]))}")
     if args.open:
         webbrowser.open(files.index.resolve().as_uri())
     return Outcome(value=files)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from steep.cli.arguments import did_you_mean
-from steep.cli.outcome import Outcome, Output, to_install
+from steep.cli.outcome import Outcome, Output
 from steep.cli.watch import watch
-from steep.errors import SteepError
+from steep.errors import SteepError, to_install
 from steep.runs import Comparison, Run, RunDetail, RunSummary, StageSummary, compare, duration, list_runs, number, show
 from steep.runs.watching import RunWatch
 

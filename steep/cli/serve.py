@@ -10,10 +10,10 @@ from typing import Any
 
 from steep.cache import cache_directory
 from steep.cli.engine import LONGEST_CONTEXT, new_engine
-from steep.cli.outcome import Outcome, Output, to_install
+from steep.cli.outcome import Outcome, Output
 from steep.engines import ChunkedEngine, DrivenEngine, LoadedModel, NativeConfig, NativeEngine, load_model
 from steep.engines.vllm import ChunkedVllmEngine, VllmEngine
-from steep.errors import SteepError
+from steep.errors import SteepError, to_install
 
 try:
     from steep.server.app import create_app

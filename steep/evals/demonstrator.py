@@ -7,6 +7,7 @@ import numpy as np
 
 from steep.evals.evaluate import EvalConfig
 from steep.rollouts import verified
+from steep.tasks.mixture import demonstrated
 from steep.tokens import Template
 from steep.types import Budget, Demonstrator, Group, Problem, Rollout
 
@@ -24,7 +25,7 @@ def demonstrations(
 
     def rollout(problem: Problem, sample: int, budget: Budget) -> Rollout:
         rng = Random(f"{DEMONSTRATOR}/{config.seed}/{problem.id}/{sample}")
-        prompt, response = template.demonstrate(problem.prompt, task.demonstrate(problem, rng))
+        prompt, response = template.demonstrate(problem.prompt, demonstrated(task, problem, rng))
         return verified(cut(template, prompt, response, budget, sample), problem, {problem.task: task}, template)
 
     return {

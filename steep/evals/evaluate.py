@@ -12,6 +12,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from steep.config import within
+from steep.errors import ConfigError, SteepError
 from steep.evals.statistics import Estimate, mean_rate
 from steep.rollouts import mean_score, told, verified_groups
 from steep.tokens import Template
@@ -37,6 +39,16 @@ class EvalConfig:
     extensions: int = 0
     """How often a thought that the model ends is made to go on, as far as the budget reaches (s1, arXiv 2501.19393)."""
 
+    def __post_init__(self) -> None:
+        within(self, 1, "answer", "samples")
+        within(self, 0, "extensions")
+        check_budgets(self.budgets)
+
+
+def check_budgets(budgets: Sequence[int]) -> None:
+    if not budgets or min(budgets) < 0:
+        raise ConfigError(f"the budgets {list(budgets)} are none to measure at", "choose some of 0 or more tokens")
+
 
 def evaluate(
     engine: Engine, template: Template, tasks: Mapping[str, Task], problems: Sequence[Problem], config: EvalConfig
@@ -58,6 +70,13 @@ def sweep(
     it while the next are sampled.
     """
     budgets = sorted(budgets_of(template, config) - set(done), reverse=True)
+    needed = room(template, problems, config)
+    if needed > engine.context and not config.apart:
+        raise SteepError(
+            f"a budget of {max(budgets_of(template, config))} tokens takes a context of {needed} with the longest "
+            f"prompt, and the engine's is {engine.context}",
+            "choose smaller budgets, or give the engine a longer context",
+        )
     apart = config.apart or config.tell_budget
     together = [] if apart else [budget for budget in budgets if budget > 0]  # nothing of a thought is kept at 0
     for these in filter(None, (together, *([budget] for budget in budgets if budget not in together))):
@@ -65,6 +84,15 @@ def sweep(
         for budget in these:
             answered = list(zip(problems, sampled.pop(budget), strict=True))
             yield budget, partial(verified_groups, answered, tasks, template)
+
+
+def room(template: Template, problems: Sequence[Problem], config: EvalConfig) -> int:
+    """Tokens of the longest prompt, at its largest budget, and of all that may follow it."""
+    largest = max(budgets_of(template, config))
+    budget = budget_of(template, largest, config)
+    asked = [told(p.prompt, largest) if config.tell_budget else p.prompt for p in problems]
+    longest = max((len(template.render(prompt)) for prompt in asked), default=0)
+    return longest + largest + len(budget.closing) + config.answer
 
 
 def budgets_of(template: Template, config: EvalConfig) -> set[int]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steep.errors import ModelError, SteepError
+from steep.errors import ModelError, SteepError, to_install
 from steep.models.families import FAMILIES, LONGEST_CONTEXT, SUPPORTED, from_hugging_face, to_hugging_face
 from steep.models.transformer import ModelConfig, Transformer, rope_frequencies
 from steep.models.weights import REFETCH, disk_tensors, unfilled, write_whole
@@ -359,4 +359,4 @@ def _package(path: Path) -> Any:
     try:
         return importlib.import_module("gguf")
     except ImportError:
-        raise SteepError(f"{path} needs the gguf package, which is missing", "pip install 'steep[gguf]'") from None
+        raise SteepError(f"{path} needs the gguf package, which is missing", to_install("gguf")) from None

@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from steep.errors import ModelError, UnknownFamilyError
+from steep.errors import ModelError, UnknownFamilyError, to_install
 from steep.models import kernels
 from steep.models.attention import PackedAttention, packed_positions
 from steep.models.transformer import Attend, LanguageModel, Shape
@@ -84,7 +84,7 @@ def load(directory: Path, unknown: UnknownFamilyError) -> HuggingFaceModel:
     try:
         transformers = importlib.import_module("transformers")
     except ImportError:
-        fix = f"pip install 'steep[transformers]', which computes it more slowly; {unknown.fix}"
+        fix = f"{to_install('transformers')}, which computes it more slowly; {unknown.fix}"
         raise ModelError(unknown.message, fix) from None
     transformers.AttentionInterface.register(NAME, attention)
     transformers.logging.disable_progress_bar()

@@ -19,6 +19,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from steep.config import within
+from steep.errors import ConfigError
 from steep.models import kernels
 
 Family = Literal["llama", "qwen2", "qwen3"]
@@ -53,6 +55,17 @@ class ModelConfig(Shape):
     qkv_bias: bool = False
     """Biases on the q, k and v projections (Qwen2)."""
     tied_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+        within(self, 1, *sizes, "intermediate_size", "max_positions")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"ModelConfig: {self.num_heads} heads do not share {self.num_kv_heads} of keys and values evenly",
+                "choose num_kv_heads that divide num_heads",
+            )
+        if self.head_dim % 2:
+            raise ConfigError(f"ModelConfig: head_dim is {self.head_dim}", "rotary positions need an even one")
 
 
 class Attend(Protocol):

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from steep.config import within
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -27,6 +29,10 @@ class OptimizerConfig:
     """Which share of the steps, at the end, the rate decays over."""
     final: float = 0.05
     """Share of the rate that is left at the end of a decay."""
+
+    def __post_init__(self) -> None:
+        within(self, 0, "lr", "matrix_lr", "weight_decay", "clip_norm", "warmup_steps")
+        within(self, 0, "decay_share", "final", high=1)
 
 
 def rate(config: OptimizerConfig, step: int, total_steps: int) -> float:

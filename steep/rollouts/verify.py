@@ -49,9 +49,12 @@ def judge(rollout: Rollout, problem: Problem, task: Task, template: Template) ->
     if rollout.stop != "end":
         return wrong(f"the answer did not end: {rollout.stop}")
     try:
-        return task.verify(problem, template.answer(rollout.ids.tolist()))
+        verdict = task.verify(problem, template.answer(rollout.ids.tolist()))
     except Exception as error:  # a checker is foreign code: whatever it raises is its failure, not the model's
         return invalid(f"{type(error).__name__}: {error}")
+    if not isinstance(verdict, Verdict):
+        return invalid(f"verify() gave {verdict!r:.100}, which is no Verdict")
+    return verdict
 
 
 def mean_score(group: Group) -> float | None:

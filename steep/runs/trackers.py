@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from uuid import uuid4
 
-from steep.errors import ConfigError, SteepError
+from steep.errors import ConfigError, SteepError, to_install
 from steep.runs.files import write_atomic
 from steep.runs.run import Run, flat
 from steep.runs.stage import Metrics
@@ -112,7 +112,7 @@ class Trackers:
             if find_spec(name) is None:
                 raise SteepError(
                     f"the tracker {name} is not installed",
-                    f"pip install 'steep[{name}]', then `steep resume {run.path}`",
+                    f"{to_install(name)}, then `steep resume {run.path}`",
                 )
         self._run, self._names = run, names
         self._open: dict[str, Tracker] = {}

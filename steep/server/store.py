@@ -49,7 +49,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from steep.errors import SteepError
+from steep.errors import SteepError, to_install
 from steep.types import Progress, Request
 
 P = ParamSpec("P")
@@ -176,7 +176,7 @@ class Store:
         except ImportError as error:
             raise SteepError(
                 f"a store at {make_url(url)!r} needs {error.name}, which is not installed",
-                "pip install 'steep[postgres]'",
+                to_install("postgres"),
             ) from error
         except SQLAlchemyError as error:
             reason = getattr(error, "orig", error)

@@ -26,7 +26,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from steep.cache import cache_directory
-from steep.errors import ConfigError, SteepError
+from steep.errors import ConfigError, SteepError, to_install
 from steep.sandbox import CheckError, shared
 from steep.tasks.generated import Generated, split_of
 from steep.tasks.verifiers import stated
@@ -212,7 +212,7 @@ def every_level() -> Mapping[str, Sequence[int]]:
     try:
         importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise SteepError(f"gym tasks need {PACKAGE}", "pip install 'steep[gym]'") from None
+        raise SteepError(f"gym tasks need {PACKAGE}", to_install("gym")) from None
     try:
         found = shared(isolated=True).call(f"{APART}:levels", limit_s=MAKE_S, prepare=(f"{APART}:levels",))
     except CheckError as error:

@@ -3,11 +3,12 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 
 from steep.errors import ConfigError, SteepError
-from steep.types import Demonstrator, Problem, Split, Task
+from steep.types import Demonstration, Demonstrator, Problem, Split, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +63,27 @@ def demonstrators(shares: Sequence[Share]) -> Mapping[str, Demonstrator]:
     return found
 
 
-def problems(task: Task, split: Split, seed: int, level: int | None = None, start: int = 0) -> Iterator[Problem]:
-    """A task's problems. Tasks are foreign code: what one raises is told with its name."""
+@contextmanager
+def blaming(task: Task, method: str, made: str) -> Iterator[None]:
+    """Tasks are foreign code: what one raises in a method is told with its name, and with what it was to make."""
     try:
-        yield from task.problems(split, seed, level=level, start=start)
+        yield
     except SteepError:
         raise
     except Exception as error:
-        message = f"the task {task.name} cannot make problems: {type(error).__name__}: {error}"
-        raise SteepError(message, "mend its problems(); STEEP_DEBUG=1 shows where") from error
+        message = f"the task {task.name} cannot make {made}: {type(error).__name__}: {error}"
+        raise SteepError(message, f"mend its {method}(); STEEP_DEBUG=1 shows where") from error
+
+
+def problems(task: Task, split: Split, seed: int, level: int | None = None, start: int = 0) -> Iterator[Problem]:
+    with blaming(task, "problems", "problems"):
+        yield from task.problems(split, seed, level=level, start=start)
+
+
+def demonstrated(task: Demonstrator, problem: Problem, rng: Random) -> Demonstration:
+    """What the task shows of how to solve one of its problems."""
+    with blaming(task, "demonstrate", "demonstrations"):
+        return task.demonstrate(problem, rng)
 
 
 def numbered(shares: Sequence[Share], split: Split, seed: int, start: int = 0) -> Iterator[tuple[int, Problem]]:

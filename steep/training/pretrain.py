@@ -11,7 +11,7 @@ from steep.config import within
 from steep.errors import ConfigError
 from steep.policies import Example, Policy
 from steep.runs import Health, Stage
-from steep.tasks.mixture import Share
+from steep.tasks.mixture import Share, blaming
 from steep.tokens import Template
 from steep.training.supervised import SupervisedConfig, train_supervised
 
@@ -76,4 +76,5 @@ def document(share: Share, rng: Random) -> str:
             f"the task {share.task.name} has no documents to pretrain on",
             "give it documents(), or start from a model and leave the stage out: --pretrain none",
         )
-    return share.task.documents(rng)
+    with blaming(share.task, "documents", "documents"):
+        return share.task.documents(rng)

@@ -13,11 +13,11 @@ from random import Random
 import torch
 from rich.console import Console
 
-from steep.config import blamed_on
+from steep.config import blamed_on, within
 from steep.engines import NativeConfig, NativeEngine, find_device, find_model, load_model, save_model, with_thought
 from steep.errors import ConfigError
 from steep.evals.demonstrator import DEMONSTRATOR
-from steep.evals.evaluate import EvalConfig, accuracy, evaluate, scores
+from steep.evals.evaluate import EvalConfig, accuracy, check_budgets, evaluate, scores
 from steep.evals.suite import SuiteConfig, measure, measure_demonstrator
 from steep.models.lora import merge
 from steep.models.transformer import LanguageModel, ModelConfig, Transformer, initialise
@@ -37,13 +37,14 @@ from steep.runs import (
     load_best,
     write_evidence,
 )
-from steep.tasks.mixture import Share, by_name, demonstrators, distinct, numbered, problems
+from steep.tasks.mixture import Share, blaming, by_name, demonstrated, demonstrators, distinct, numbered, problems
 from steep.tokens import Template, TemplateConfig, Tokenizer, compact
 from steep.training.pretrain import PretrainConfig, Writer, document, pretrain
 from steep.training.rl import RlConfig, rl
 from steep.training.sft import SftConfig, sft
 from steep.types import Demonstrator, Engine, Guarded, Split, Task
 
+MEASURED = ("start", "pretrain", "sft", "rl", DEMONSTRATOR)
 HELD_OUT = 200  # problems that a recipe on other tasks is measured on
 OVERLAP_PROBLEMS = 500  # of each task and split that are compared
 TOKENIZER_TEXTS = 4000  # documents, prompts and demonstrations, each, that the tokenizer is trained on
@@ -59,6 +60,10 @@ class Watch:
     answer: int = 32
     """Answer tokens at most."""
 
+    def __post_init__(self) -> None:
+        within(self, 1, "problems", "answer")
+        check_budgets(self.budgets)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
@@ -69,6 +74,11 @@ class Suite:
     models: tuple[str, ...] = ("sft", "rl")
     """The stages to measure; those that the recipe leaves out are passed over. `start` stands for the model that the
     recipe starts from, as it is, and `demonstrator` for the task's own demonstrations."""
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            if name not in MEASURED:
+                raise ConfigError(f"a suite measures no {name!r}", f"choose from {', '.join(MEASURED)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +118,23 @@ class Recipe:
         check_trackers(self.trackers)
         if self.tasks and not any(share.weight for share in self.tasks):
             raise ConfigError("no task has a weight", "give one of them a weight above 0")
+        if self.rl is not None and "teacher" in self.rl.algorithm.needs and self.rl.teacher is None:
+            loss = type(self.rl.algorithm.loss).__name__
+            raise ConfigError(f"{loss} needs a teacher", "set rl.teacher to a model")
+        if self.start is None and self.engine.context > self.model.max_positions:
+            raise ConfigError(
+                f"an engine context of {self.engine.context} tokens is more than the model's "
+                f"{self.model.max_positions}",
+                "choose a smaller engine.context or a larger model.max_positions",
+            )
+        asked: list[Watch | EvalConfig] = [suite.config.eval for suite in self.evals]
+        for one in asked if self.rl is None else [self.watch, *asked]:
+            if max(one.budgets) + one.answer >= self.engine.context:
+                raise ConfigError(
+                    f"a budget of {max(one.budgets)} tokens and an answer of {one.answer} leave no room for a prompt "
+                    f"in the engine's context of {self.engine.context}",
+                    "choose smaller budgets or a larger engine.context",
+                )
 
 
 def on_tasks(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Recipe, list[str]]:
@@ -286,8 +313,7 @@ def train_rl(
 
 def load_teacher(config: RlConfig, policy: PolicyConfig, template: Template, device: torch.device) -> Policy:
     """The model to distill from; its tokens must mean what ours mean."""
-    if config.teacher is None:
-        raise ConfigError(f"{type(config.algorithm.loss).__name__} needs a teacher", "set rl.teacher to a model")
+    assert config.teacher is not None
     loaded = load_model(config.teacher)
     theirs, ours = (t.tokenizer for t in (loaded.template, template))
     if theirs.pieces() != ours.pieces():
@@ -308,7 +334,9 @@ def watch(engine: Engine, template: Template, recipe: Recipe) -> dict[str, float
             metrics |= {at: estimate.value, f"{at}_low": estimate.low, f"{at}_high": estimate.high}
         if isinstance(task, Guarded):
             alone = replace(config, budgets=(max(config.budgets),))
-            (groups,) = evaluate(engine, template, {name: task}, task.canaries(), alone).values()
+            with blaming(task, "canaries", "unsolvable problems"):
+                unsolvable = task.canaries()
+            (groups,) = evaluate(engine, template, {name: task}, unsolvable, alone).values()
             deceived += [float(score > 0) for score in scores(groups)]
     return metrics | ({"canary": sum(deceived) / len(deceived)} if deceived else {})
 
@@ -334,7 +362,7 @@ def tokenizer_texts(shares: Sequence[Share], seed: int) -> list[str]:
     tasks = demonstrators(shares)
     for number, problem in islice(numbered(shares, "train", seed), TOKENIZER_TEXTS):
         rng = Random(f"tokenizer/{seed}/{number}")
-        shown = tasks[problem.task].demonstrate(problem, rng)
+        shown = demonstrated(tasks[problem.task], problem, rng)
         share = rng.choices(shares, [s.weight for s in shares])[0]
         texts += [m.content for m in problem.prompt] + [shown.thought, shown.answer, document(share, rng)]
     return texts

@@ -21,7 +21,7 @@ from steep.errors import SteepError
 from steep.policies import Example, Policy
 from steep.rollouts import told
 from steep.runs import Health, Stage
-from steep.tasks.mixture import Share, demonstrators, numbered
+from steep.tasks.mixture import Share, blaming, demonstrated, demonstrators, numbered
 from steep.tokens import Template
 from steep.training.supervised import SupervisedConfig, train_supervised
 from steep.types import Demonstrator, Problem, Replayer
@@ -79,7 +79,7 @@ def demonstration(
     template: Template, task: Demonstrator, problem: Problem, config: SftConfig, rng: Random
 ) -> tuple["np.ndarray[tuple[int], np.dtype[np.int32]]", "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
     """Ids of prompt and response, and the places in them that are trained."""
-    shown = task.demonstrate(problem, rng)
+    shown = demonstrated(task, problem, rng)
     _, response = template.demonstrate(problem.prompt, shown)
     thought, _ = template.split(response)
     answer = response[len(thought) + len(template.budget(0).closing) :]
@@ -111,7 +111,9 @@ def slips(template: Template, task: Demonstrator, thought: Sequence[int]) -> set
     ends = sizes.cumsum()
     starts = ends - sizes
     found: set[int] = set()
-    for slip in task.replay(text).slips:
+    with blaming(task, "replay", "sense of a thought"):
+        replayed = task.replay(text)
+    for slip in replayed.slips:
         first, last = (len(text[:at].encode()) for at in (slip.start, slip.end))
         found.update(np.flatnonzero((first < ends) & (starts < last)).tolist())
     return found

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from steep.engines import NativeConfig, NativeEngine
+from steep.errors import SteepError
 from steep.evals.claims import Curve, claim_r2, claim_smallest_gain, claim_training_gain, curve
 from steep.evals.evaluate import EvalConfig, accuracy, evaluate
 from steep.evals.suite import SuiteConfig, load_cells, measure
@@ -61,6 +62,17 @@ def test_cutting_one_thought_equals_sampling_at_each_budget(template_and_engine,
     assert interrupted[0] > interrupted[1]
     forced = [r for g in cut[64] for r in g.rollouts if not r.sampled[: r.thought_tokens].all()]
     assert bool(forced) == bool(extensions)
+
+
+def test_a_budget_that_does_not_fit_the_engine_is_refused(template_and_engine):
+    template, engine = template_and_engine
+    problems = distinct(TASK, "test", 4)
+    longest = max(len(template.render(p.prompt)) for p in problems)
+    fitting = engine.context - longest - len(template.budget(1).closing) - 6
+    config = EvalConfig(budgets=(0, fitting), answer=6)
+    assert list(evaluate(engine, template, TASKS, problems, config)) == [0, fitting]
+    with pytest.raises(SteepError, match=f"a budget of {fitting + 1} tokens takes a context of 201 with the longest"):
+        evaluate(engine, template, TASKS, problems, replace(config, budgets=(0, fitting + 1)))
 
 
 def test_a_suite_measures_once_and_its_curve_is_read_from_disk(template_and_engine, tmp_path: Path):

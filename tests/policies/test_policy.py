@@ -138,24 +138,30 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         policy(100).update(examples([5, 60]), broken)
 
 
-def test_an_update_follows_the_gradient_of_a_padded_reference():
-    """One AdamW step on a batch is what plain torch does on the same sequences, padded."""
-    made = examples([5, 9, 12])
-    trained = policy(kind="adamw", lr=1e-2, clip_norm=1e9)
-    metrics = trained.update(made, Rft())
-
+@pytest.mark.parametrize("clip_norm", [1e9, 0.3])
+def test_updates_follow_the_gradients_of_a_padded_reference(clip_norm: float):
+    """Two AdamW steps are what plain torch does on the same sequences, padded: how they add up shows the clipping."""
+    trained = policy(kind="adamw", lr=1e-2, clip_norm=clip_norm)
     reference = model()
     optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
-    loss = torch.zeros(())
-    for e in made:
-        ids = torch.from_numpy(e.ids).long()
-        logits = reference.logits(reference(ids, torch.arange(len(ids)), _attend(len(ids))))
-        nll = cross_entropy(logits[:-1], ids[1:], reduction="none")[e.trained - 1]
-        assert e.advantages is not None
-        loss = loss + (nll * torch.from_numpy(e.weights * e.advantages)).sum()
-    loss.backward()
-    optimizer.step()
-    assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    for seed, scale in enumerate((1, 30)):
+        made = examples([5, 9, 12], seed)
+        loss = torch.zeros(())
+        for e in made:
+            e.weights[:] *= scale
+            ids = torch.from_numpy(e.ids).long()
+            logits = reference.logits(reference(ids, torch.arange(len(ids)), _attend(len(ids))))
+            nll = cross_entropy(logits[:-1], ids[1:], reduction="none")[e.trained - 1]
+            assert e.advantages is not None
+            loss = loss + (nll * torch.from_numpy(e.weights * e.advantages)).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), clip_norm)
+        assert norm > 0.3  # or nothing would be clipped
+        optimizer.step()
+        metrics = trained.update(made, Rft())
+        assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
     for (name, ours), theirs in zip(trained.model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name, rtol=1e-4, atol=1e-6)
 

@@ -7,6 +7,7 @@ import pytest
 
 from steep.config import load_recipe
 from steep.evals.suite import FILE, Cell
+from steep.memory import peak_gib
 from steep.runs import Run, write_json
 
 PATH = Path(__file__).parents[2] / "recipes" / "nano.py"
@@ -87,7 +88,7 @@ def test_claims_are_read_from_what_was_measured(tmp_path):
         {at: 0.5, f"{at}_low": 0.4, f"{at}_high": 0.6},
     ]
     run = recorded(tmp_path / "run", [*rollouts("sft", 0), *rollouts("rl", 1)], cells, course)
-    claims = load_recipe(PATH).claims(run)
+    *claims, minutes, memory = load_recipe(PATH).claims(run)
     assert {claim.id.removeprefix("nano."): claim.value for claim in claims} == pytest.approx(
         {
             "countdown_rises_to_256": 1 / 8,
@@ -101,6 +102,16 @@ def test_claims_are_read_from_what_was_measured(tmp_path):
         }
     )
     assert [claim.id for claim in claims if not claim.holds] == ["nano.letters_with_thought"]
+    assert 0 <= minutes.value < 1
+    assert memory.value == pytest.approx(peak_gib(), rel=0.5)
+
+
+def test_of_a_run_that_was_stopped_in_between_no_time_is_claimed(tmp_path):
+    run = recorded(tmp_path / "run", [], [cell("countdown", "sampled", 512, 0.875)])
+    recipe = load_recipe(PATH)
+    assert [claim.id for claim in recipe.claims(run)][1:] == ["nano.minutes", "nano.peak_memory_gib"]
+    with run.resume(recipe) as again:
+        assert [claim.id for claim in recipe.claims(again)] == ["nano.countdown_at_512"]
 
 
 def test_without_rl_nothing_is_claimed(tmp_path):

@@ -201,12 +201,19 @@ class Raises(Countdown):
         raise RuntimeError("the checker broke")
 
 
+class Says(Countdown):
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        return True  # type: ignore[return-value]
+
+
 def test_a_check_that_fails_is_invalid_and_never_wrong(template: Template):
     problem, answer, _ = Countdown().examples()[0]
     good = rollout(template, answer)
     assert judge(good, problem, Countdown(), template).kind == "correct"
     verdict = judge(good, problem, Raises(), template)
     assert (verdict.kind, verdict.reason) == ("invalid", "RuntimeError: the checker broke")
+    verdict = judge(good, problem, Says(), template)
+    assert (verdict.kind, verdict.reason) == ("invalid", "verify() gave True, which is no Verdict")
     assert judge(rollout(template, answer, stop="length"), problem, Countdown(), template).kind == "wrong"
     assert judge(rollout(template, answer, ended=False), problem, Countdown(), template).kind == "wrong"
 

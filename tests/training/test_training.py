@@ -18,7 +18,8 @@ from steep.algorithms import PRESETS, Algorithm
 from steep.config import load_recipe, override
 from steep.engines import NativeConfig, NativeEngine, find_device, load_model, save_model
 from steep.errors import ConfigError, PausedError, SteepError
-from steep.models import Transformer, digest, initialise
+from steep.evals.evaluate import EvalConfig
+from steep.models import ModelConfig, Transformer, digest, initialise
 from steep.models.lora import LoraConfig
 from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig
 from steep.rollouts import LATE, CurriculumConfig, RolloutConfig
@@ -30,7 +31,7 @@ from steep.tokens import Template, Tokenizer, chatml, compact
 from steep.training import recipe as recipe_module
 from steep.training import rl as rl_module
 from steep.training.pretrain import PretrainConfig
-from steep.training.recipe import Recipe, begin, overlap, run_recipe, watch
+from steep.training.recipe import Recipe, Suite, Watch, begin, overlap, run_recipe, watch
 from steep.training.rl import RlConfig, describe, learn_from, score
 from steep.training.sft import SftConfig, demonstration
 from steep.types import Budget, Group, Message, Problem, Rollout, correct, invalid, wrong
@@ -588,6 +589,19 @@ def test_a_teacher_of_other_tokens_is_refused(finished: Path, tmp_path: Path):
         (lambda: NativeConfig(rows=0), "rows is 0"),
         (lambda: Share(task=Countdown(levels=(1, 3)), level_weights=(0, 0)), "not all of them 0"),
         (lambda: Share(task=Countdown(), weight=-1), "weights of 0 or more"),
+        (lambda: NativeConfig(dtype="bf16"), "no dtype 'bf16'\n.*float32, bfloat16"),
+        (lambda: OptimizerConfig(lr=-1), "lr is -1"),
+        (lambda: OptimizerConfig(decay_share=2), "decay_share is 2\n.*from 0 to 1"),
+        (lambda: ModelConfig(num_heads=4, num_kv_heads=3), "4 heads do not share 3 of keys and values"),
+        (lambda: ModelConfig(head_dim=7), "head_dim is 7\n.*an even one"),
+        (lambda: ModelConfig(num_layers=0), "num_layers is 0"),
+        (lambda: EvalConfig(budgets=(-1, 5)), r"the budgets \[-1, 5\] are none to measure at"),
+        (lambda: Watch(budgets=()), "are none to measure at"),
+        (lambda: Watch(problems=0), "Watch: problems is 0"),
+        (lambda: Suite(task=Countdown(), models=("rl", "lr")), "measures no 'lr'\n.*start, pretrain, sft, rl, dem"),
+        (lambda: tiny("--engine.context", "400"), "context of 400 tokens is more than the model's 256"),
+        (lambda: tiny("--watch.budgets", "4,250"), "a budget of 250 tokens and an answer of 32 leave no room"),
+        (lambda: tiny("--evals.0.config.eval.budgets", "0,250"), "a budget of 250 tokens and an answer of 8 leave no"),
         (lambda: tiny("--tasks.0.weight", "0"), "no task has a weight"),
         (lambda: tiny("--rl.rollouts.answer", "0"), "answer is 0"),
     ],
@@ -597,10 +611,10 @@ def test_a_value_that_no_run_can_use_is_refused_before_it_begins(made: Callable[
         made()
 
 
-def test_distilling_without_a_teacher_says_so(tmp_path: Path):
-    recipe = tiny("--pretrain", "none", "--sft.steps", "1")
-    with pytest.raises(SteepError, match="needs a teacher"):
-        carry_out(tmp_path / "run", replace(recipe, rl=replace(recipe.rl, algorithm=PRESETS["distill"]())))
+def test_distilling_without_a_teacher_is_refused_before_it_begins():
+    recipe = tiny()
+    with pytest.raises(ConfigError, match="needs a teacher"):
+        replace(recipe, rl=replace(recipe.rl, algorithm=PRESETS["distill"]()))
 
 
 def coin(seed: int = 0, **limits: Limit) -> Recipe:
