@@ -34,7 +34,7 @@ class ModelError(SteepError):
 
 
 class UnknownFamilyError(ModelError):
-    """A model of a family that steep does not compute itself."""
+    """A model of a family, or with an option, that steep does not compute itself."""
 
 
 class CheckpointError(SteepError):

@@ -119,6 +119,33 @@ def test_thirteen_words_in_a_row_of_a_test_set_are_told(elsewhere, capsys):
     assert f"problems that are in a test set: 1\n  line 5: {text}" in told
 
 
+def test_what_a_file_was_not_compared_with_is_told(elsewhere, capsys):
+    data = elsewhere / "data"
+    for name in ("gsm8k", "svamp"):
+        (data / name).mkdir(parents=True)
+    (data / "gsm8k" / "test.jsonl").write_bytes((SAMPLES / "gsm8k" / "train.jsonl").read_bytes())
+    (data / "svamp" / "test.jsonl").write_text("{}\n")
+    write(*sums(3))
+    code, found, told = checked(capsys, "mine.jsonl", "--verifier", "number")
+    assert (code, found["not_compared"]) == (0, ["math", "svamp", "arc", "aime"])
+    assert "not compared with math, svamp, arc, aime, which are not in $STEEP_DATA or cannot be read" in told
+
+
+def test_a_task_whose_examples_raise_is_told(elsewhere, capsys):
+    Path("mine.py").write_text(
+        "from steep.tasks.arithmetic import Arithmetic\n"
+        "class Raises(Arithmetic):\n"
+        "    def verify(self, problem, answer):\n        raise KeyError('gone')\n"
+        "class Without(Arithmetic):\n"
+        "    def examples(self):\n        raise KeyError('lost')\n"
+    )
+    code, found, _ = checked(capsys, "mine.py:Raises")
+    assert code == 2
+    assert "is invalid, not correct: KeyError: 'gone'" in found["errors"][0]["text"]
+    assert main(["tasks", "check", "mine.py:Without"]) == 2
+    assert "the task arithmetic cannot make examples: KeyError: 'lost'" in capsys.readouterr().err
+
+
 def test_a_published_set_is_checked_as_a_whole(elsewhere, capsys):
     data = elsewhere / "data" / "gsm8k"
     data.mkdir(parents=True)
@@ -259,7 +286,8 @@ def test_eval_of_a_file_with_a_mistake_names_the_line(tiny, elsewhere, capsys):
 
 
 SHORT = [
-    *("--sft.steps", "2", "--sft.examples", "2", "--engine.context", "256", "--watch.problems", "2"),
+    *("--sft.steps", "2", "--sft.examples", "2", "--engine.context", "256"),
+    *("--watch.problems", "2", "--watch.budgets", "0,4", "--watch.answer", "8"),
     *("--rl.num_steps", "1", "--rl.groups_per_step", "2", "--rl.rollouts.thought", "2,4", "--rl.rollouts.answer", "4"),
     *("--evals.0.config.problems", "2", "--evals.0.config.eval.budgets", "0,4"),
 ]

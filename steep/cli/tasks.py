@@ -4,6 +4,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from steep.cli.arguments import did_you_mean
@@ -94,7 +95,8 @@ def checked(name: str, args: argparse.Namespace) -> Outcome:
         output.say(
             f"{left_out} more training problems are not used: they share 13 words in a row with a test problem\n"
         )
-    overlaps = leaks(lines, {other: problems for other, problems in test_sets().items() if other != task.name})
+    there, lacking = test_sets()
+    overlaps = leaks(lines, {other: problems for other, problems in there.items() if other != task.name})
     unit = "line" if isinstance(task, Jsonl) else "row" if isinstance(task, Rows) else "problem"
     for title, findings in (("errors", errors), ("warnings", warnings), ("problems that are in a test set", overlaps)):
         tell_findings(title, findings, unit, output)
@@ -107,6 +109,8 @@ def checked(name: str, args: argparse.Namespace) -> Outcome:
         if args.keep is not None:
             assert isinstance(task, Listed)
             keep(task, groups, args, output)
+    if lacking:
+        output.say(f"not compared with {', '.join(lacking)}, which are not in ${DATA} or cannot be read")
     output.say(verdict_on(name, errors))
     value = {
         "file": name,
@@ -115,6 +119,7 @@ def checked(name: str, args: argparse.Namespace) -> Outcome:
         "errors": errors,
         "warnings": warnings,
         "overlaps": overlaps,
+        "not_compared": lacking,
         "left_out": left_out,
         "signal": found[0] if found else None,
         "levels": found[1:],
@@ -151,10 +156,16 @@ def unused(lines: Sequence[Line]) -> list[Finding]:
     return [Finding(line=number, text=f"the field {name!r} is not used") for name, number in sorted(first.items())]
 
 
-def test_sets() -> Mapping[str, Sequence[Problem]]:
-    """The test problems of the published sets that are on this machine."""
-    sets = [kind() for kind in PUBLISHED.values()]
-    return {task.name: task.listed("test") for task in sets if task.is_here}
+def test_sets() -> tuple[Mapping[str, Sequence[Problem]], Sequence[str]]:
+    """The test problems of the published sets that are on this machine; and the names of those that are not, or that
+    cannot be read.
+    """
+    found: dict[str, Sequence[Problem]] = {}
+    for task in [kind() for kind in PUBLISHED.values()]:
+        if task.is_here:
+            with suppress(SteepError):
+                found[task.name] = task.listed("test")
+    return found, [name for name in PUBLISHED if name not in found]
 
 
 def sampled(loaded: LoadedModel, task: Task, problems: Sequence[Problem], args: argparse.Namespace) -> list[Group]:

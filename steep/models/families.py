@@ -158,7 +158,7 @@ def _family(raw: Mapping[str, Any], where: str) -> Family:
 
 
 def _refuse_options(raw: Mapping[str, Any], family: Family, num_layers: int, where: str) -> None:
-    """Raise `ModelError` for an option that changes the logits and that the decoder does not have."""
+    """Raise `UnknownFamilyError` for an option that changes the logits and that the decoder does not have."""
     activation = raw.get("hidden_act", "silu")
     layer_types = raw.get("layer_types")
     if layer_types is None:
@@ -166,17 +166,18 @@ def _refuse_options(raw: Mapping[str, Any], family: Family, num_layers: int, whe
         sliding = windowed and raw.get("max_window_layers", 28) < num_layers  # the layers above it slide
     else:
         sliding = any(kind != "full_attention" for kind in layer_types)
+    if raw.get("quantization_config"):
+        raise ModelError(f"{where} asks for quantized weights (quantization_config)", SUPPORTED)
     unsupported = {
         f"hidden_act {activation!r}": activation not in ("silu", "swish"),
         "attention_bias (it puts a bias on o_proj too)": family != "qwen2" and raw.get("attention_bias"),
         "mlp_bias": family == "llama" and raw.get("mlp_bias"),
         "sliding window attention": sliding,
         "partial_rotary_factor": raw.get("partial_rotary_factor") not in (None, 1, 1.0),
-        "quantized weights (quantization_config)": raw.get("quantization_config"),
     }
     for option, asked in unsupported.items():
         if asked:
-            raise ModelError(f"{where} asks for {option}, which steep's decoder does not have", SUPPORTED)
+            raise UnknownFamilyError(f"{where} asks for {option}, which steep's decoder does not have", SUPPORTED)
 
 
 def _rope(raw: Mapping[str, Any], max_positions: int, where: str) -> tuple[float, dict[str, float | str] | None]:
@@ -191,9 +192,11 @@ def _rope(raw: Mapping[str, Any], max_positions: int, where: str) -> tuple[float
     old_kind = scaling.pop("type", "default")
     kind = scaling.pop("rope_type", old_kind)
     if kind not in ROPE_KEYS:
-        raise ModelError(f"{where}: rope_type {kind!r} is not one of {', '.join(ROPE_KEYS)}", SUPPORTED)
+        raise UnknownFamilyError(f"{where}: rope_type {kind!r} is not one of {', '.join(ROPE_KEYS)}", SUPPORTED)
     if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError(f"{where} asks for partial_rotary_factor, which steep's decoder does not have", SUPPORTED)
+        raise UnknownFamilyError(
+            f"{where} asks for partial_rotary_factor, which steep's decoder does not have", SUPPORTED
+        )
     needed, optional = ROPE_KEYS[kind]
     original = "original_max_position_embeddings"
     if original in optional:

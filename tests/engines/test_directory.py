@@ -164,7 +164,15 @@ def test_a_tokenizer_that_is_too_large(tmp_path):
     model, template = made()
     longer = template.tokenizer.extended([f"<{n}>" for n in range(40)])
     save_model(tmp_path, model, Template(longer, SILENT))
-    with pytest.raises(ModelError, match=rf"has {longer.vocab_size} tokens, its model only {model.config.vocab_size}"):
+    with pytest.raises(ModelError, match=rf"has {longer.vocab_size} tokens, and its model {model.config.vocab_size}"):
+        load_model(tmp_path)
+
+
+def test_a_tokenizer_that_is_far_too_small(tmp_path):
+    model, template = made(rows=2000)
+    save_model(tmp_path, model, template)
+    tokens = template.tokenizer.vocab_size
+    with pytest.raises(ModelError, match=rf"has {tokens} tokens, and its model {tokens + 2000}\n.*from another model"):
         load_model(tmp_path)
 
 

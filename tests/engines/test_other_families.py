@@ -1,20 +1,22 @@
 """A GPT-NeoX model, which transformers computes, from its directory to rollouts, updates and a further model."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from steep.algorithms import Rft
 from steep.engines import NativeConfig, NativeEngine, load_model, save_model, save_model_gguf, with_thought
 from steep.errors import ModelError
-from steep.models import digest
+from steep.models import PackedAttention, digest
 from steep.models.hugging_face import HuggingFaceModel
 from steep.models.lora import LoraConfig
 from steep.policies import Example, OptimizerConfig, Policy, PolicyConfig
-from steep.types import Budget, Request, Sampling
+from steep.tokens import Tokenizer
+from steep.types import Budget, Message, Request, Sampling
 
 BUDGET = Budget(thought=6, answer=5, closing=(7, 9))
 GREEDY = Sampling(temperature=0.0)
@@ -33,6 +35,37 @@ def test_loading_tells_that_it_is_slower(neox, caplog):
     with caplog.at_level(logging.WARNING):
         assert isinstance(load_model(neox).model, HuggingFaceModel)
     assert "a gpt_neox model is computed by transformers: slower" in caplog.text
+
+
+def test_a_base_model_without_a_format_is_asked_in_plain_text_and_given_a_thought(neox, tmp_path):
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copy(neox / name, tmp_path)
+    Tokenizer.train(["What is 2+3? It is 5."] * 3, 300, ["<|endoftext|>", "<|padding|>"]).save(tmp_path)
+    thinking = with_thought(load_model(tmp_path), seed=0)
+    prompt = thinking.template.render([Message(role="user", content="2+3?")])
+    assert thinking.template.tokenizer.decode(prompt, control=True) == "Question: 2+3?\nAnswer:<think>"
+    budget = thinking.template.budget(6, 5)
+    asked = NativeEngine(thinking.model, NativeConfig(rows=2, context=160), thinking.template.end_ids)
+    (rollout,) = asked.submit(Request(prompt_ids=tuple(prompt), budget=budget)).result()
+    assert (rollout.thought_tokens, rollout.interrupted) == (6, True)
+
+
+@pytest.mark.parametrize("option", [{"attention_bias": True}, {"mlp_bias": True}, {"hidden_act": "gelu"}])
+def test_a_known_family_with_an_option_of_its_own_is_computed_by_transformers(option, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    theirs = AutoModelForCausalLM.from_config(
+        LlamaConfig(vocab_size=300, num_key_value_heads=2, max_position_embeddings=64, **sizes, **option)
+    )
+    theirs.save_pretrained(tmp_path)
+    Tokenizer.train(["What is 2+3? It is 5."] * 3, 280, ["<|endoftext|>", "<|padding|>"]).save(tmp_path)
+    loaded = load_model(tmp_path)
+    assert isinstance(loaded.model, HuggingFaceModel)
+    ids = torch.arange(20)
+    with torch.no_grad():
+        expected = theirs(ids[None]).logits[0]
+        logits = loaded.model.logits(loaded.model(ids, ids, PackedAttention([20])))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_greedy_tokens_are_those_of_generate(neox, loaded):

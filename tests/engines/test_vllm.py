@@ -4,6 +4,7 @@ import sys
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,6 +163,44 @@ def test_an_answer_is_held_to_its_constraint(vllm: ChunkedVllmEngine, loaded: Lo
             replace(asked, n=1, first_sample=rollout.sample, response_ids=tuple(rollout.ids[:-2].tolist()))
         ).result()
         assert len(again.ids) == len(rollout.ids)
+
+
+@needs_vllm
+@pytest.mark.parametrize("where", ["made", "allowed", "advance", "told"])
+def test_what_a_request_brings_with_it_may_fail_for_itself_alone(
+    vllm: ChunkedVllmEngine, loaded: LoadedModel, where: str
+):
+    class Broken(Digits):
+        def __getattribute__(self, name: str) -> Any:
+            if name == where:
+                raise RuntimeError(where)
+            return super().__getattribute__(name)
+
+    def made() -> Broken:
+        if where == "made":
+            raise RuntimeError(where)
+        return Broken(loaded)
+
+    def sink(progress: Progress) -> None:
+        if where == "told" and progress.thought_len == 0:
+            raise RuntimeError(where)
+
+    budget = loaded.template.budget(3)
+    asked = Request(prompt_ids=PROMPT, budget=loaded.template.budget(12), n=2, seed=8)
+    (whole,) = vllm.submit(replace(asked, n=1)).result()
+    broken = vllm.submit(Request(prompt_ids=PROMPT, budget=budget, n=4, constraint=made), sink)
+    beside = vllm.submit(asked)
+    while not broken.done():
+        vllm.step()
+        vllm.tell()
+    with pytest.raises(RuntimeError, match=where):
+        broken.result()
+    assert same(beside.result()[0], whole)
+    vllm.step()
+    assert vllm.idle
+    vocabulary = loaded.model.config.vocab_size
+    with pytest.raises(SteepError, match=f"the token {vocabulary} is none of the model's {vocabulary}"):
+        vllm.submit(Request(prompt_ids=(vocabulary,), budget=budget))
 
 
 @needs_vllm

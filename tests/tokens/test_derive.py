@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,22 @@ CORPUS = ["user and assistant and system think, then answer: 12 + 34 = 46.\n\nTi
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 THINK = ["<think>", "</think>"]
 DEEPSEEK = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<|EOT|>"]
+LLAMA3_NAMES = [
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+]
+LLAMA3_TEMPLATE = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
+    "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
+    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+"""As published with Meta-Llama-3-8B-Instruct."""
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
@@ -38,7 +55,9 @@ QWEN3 = derived([*CHATML, *THINK])
 SMOL = derived(CHATML, SMOLLM2)
 R1 = derived([*DEEPSEEK, *THINK])
 KEEPING = Template(R1.tokenizer, dataclasses.replace(R1.config, keep_thoughts=True))
-ALL = {"qwen3": QWEN3, "smollm2": SMOL, "r1": R1, "r1 keeping thoughts": KEEPING}
+LLAMA3 = derived(LLAMA3_NAMES)
+BASE = derived(["<|endoftext|>", "<|padding|>"])
+ALL = {"qwen3": QWEN3, "smollm2": SMOL, "r1": R1, "r1 keeping thoughts": KEEPING, "llama 3": LLAMA3, "base": BASE}
 
 
 def user(content):
@@ -67,6 +86,38 @@ def test_chatml_without_think_tokens_and_with_a_default_system_message():
         "<|im_start|>system\nBe brief.<|im_end|>\n" + asked
     )
     assert shown(SMOL) == "<|im_start|>assistant\n"
+
+
+def test_a_base_model_is_asked_in_plain_text(caplog):
+    made = tokenizer("</s>", "<unk>")
+    with caplog.at_level(logging.WARNING):
+        config = derive(made, None, "a model")
+    assert "a model: its tokenizer has no tokens for turns, so it is asked in plain text" in caplog.text
+    turns = [Message(role="system", content="Be brief."), user("2+3?"), assistant("5"), user("sure?")]
+    assert shown(Template(made, config), *turns) == (
+        "Be brief.\n\nQuestion: 2+3?\nAnswer:5</s>\n\nQuestion: sure?\nAnswer:"
+    )
+    assert (config.pad, config.end, spare_tokens(made)) == ("<unk>", ("</s>",), None)
+
+
+@pytest.mark.parametrize("names", [["</s>"], ["<unk>", "<s>"], ["</s>", "<unk>", "[INST]", "[/INST]"]])
+def test_what_has_no_end_or_speaks_otherwise_is_not_asked_in_plain_text(names):
+    with pytest.raises(ModelError, match="speaks neither ChatML nor"):
+        derive(tokenizer(*names), None, "a model")
+
+
+@pytest.mark.parametrize("system", [[], [Message(role="system", content="Be brief.")]], ids=["none", "own"])
+def test_llama_3_speaks_as_its_own_template(system, tmp_path):
+    from transformers import AutoTokenizer
+
+    LLAMA3.tokenizer.save(tmp_path, {"bos_token": "<|begin_of_text|>", "chat_template": LLAMA3_TEMPLATE})
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    turns = [*system, user("2+3?"), assistant("It is 5. 🙂"), user("{{ sure }}?")]
+    ids = theirs.apply_chat_template(
+        [{"role": turn.role, "content": turn.content} for turn in turns], add_generation_prompt=True, return_dict=False
+    )
+    assert tuple(ids) == LLAMA3.render(turns)
+    assert spare_tokens(LLAMA3.tokenizer) == ("<|reserved_special_token_0|>", "<|reserved_special_token_1|>")
 
 
 def test_deepseek():
@@ -108,7 +159,8 @@ def test_the_template_written_for_other_programs_gives_the_same_ids(name, tmp_pa
         assert tuple(ids) == template.render(turns)
 
 
-marks = [*CHATML, *THINK, *DEEPSEEK, "<|", "|>", "</thi", "nk>", "<<think>think>", "assistant\n", "\n", "\0"]
+names = [*CHATML, *THINK, *DEEPSEEK, *LLAMA3_NAMES]
+marks = [*names, "Answer:", "Question: ", "<|", "|>", "</thi", "nk>", "<<think>think>", "assistant\n", "\n", "\0"]
 hostile = st.lists(st.one_of(st.text(), st.sampled_from(marks))).map("".join)
 exchanges = st.lists(st.tuples(hostile, hostile, hostile), min_size=1, max_size=4)
 check = settings(deadline=None, max_examples=40)
@@ -221,9 +273,9 @@ def test_a_directory_without_any_template(tmp_path):
 
 
 def test_what_cannot_be_derived(tmp_path):
-    tokenizer("<s>", "</s>").save(tmp_path)
+    tokenizer("<s>", "<unk>").save(tmp_path)
     with pytest.raises(
-        ModelError, match=r"has no steep.json.*neither ChatML nor DeepSeek-R1's format\n.*TemplateConfig"
+        ModelError, match=r"has no steep.json.*neither ChatML nor DeepSeek-R1's or Llama 3's.*\n.*TemplateConfig"
     ):
         load_template(tmp_path)
     SMOL.tokenizer.save(tmp_path)
