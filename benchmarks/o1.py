@@ -32,7 +32,7 @@ from benchmarks.worker import ROOT
 from steep.evals.claims import Curve, claim_r2, curve
 from steep.evals.statistics import bootstrap
 from steep.evals.suite import load_cells
-from steep.runs import Claim, Stage, read_claims, read_json, write_evidence, write_json
+from steep.runs import Claim, Stage, environment, read_claims, read_json, write_evidence, write_json
 
 RESULTS = ROOT / "docs" / "results" / "o1.json"
 COMMAND = "python -m benchmarks.o1"
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 class Bench:
-    """steep's commands on one run; each is carried out once."""
+    """steep's commands on one run; each is carried out once at one commit."""
 
     def __init__(self, run: Path) -> None:
         self.run, self.kept = run, run / "o1"
@@ -72,14 +72,16 @@ class Bench:
     def steep(self, name: str, *words: str) -> dict[str, Any]:
         """What a command answers with --json, and the `seconds` that it took."""
         file = self.kept / f"{name}.json"
-        if not file.exists():
+        asked = {"words": list(words), "git": environment.git()}
+        found: dict[str, Any] = read_json(file) if file.exists() else {}
+        if found.get("asked") != asked:
             shutil.rmtree(self.kept / name, ignore_errors=True)
             command = [str(Path(sys.executable).parent / "steep"), *words, "--json"]
             print(shlex.join(command), file=sys.stderr, flush=True)
             began = time.monotonic()
             answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-            write_json(file, answer | {"seconds": time.monotonic() - began})
-        found: dict[str, Any] = read_json(file)
+            found = answer | {"seconds": time.monotonic() - began, "asked": asked}
+            write_json(file, found)
         return found
 
     def eval(self, name: str, *words: str) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from steep.cli import arguments, doctor, main
 from steep.cli.arguments import build, split_overrides
 from steep.cli.chat import Conversation, Reply, obey
 from steep.cli.entry import explain
+from steep.cli.eval import engine_for
 from steep.engines import load_model, save_model
 from steep.errors import SteepError
+from steep.evals.evaluate import EvalConfig
 from steep.evals.o1 import O1Config
 from steep.models import PackedAttention
 from steep.models.weights import digest
@@ -381,6 +383,11 @@ def test_a_task_to_evaluate_without_problems_is_named(tiny, elsewhere, capsys):
 
 
 # Evaluation
+
+
+def test_nothing_is_measured_on_no_problems(tiny):
+    with pytest.raises(SteepError, match=r"no problems to measure on\n.*a task with a test split"):
+        engine_for(load_model(tiny), [], EvalConfig())
 
 
 def test_eval_measures_every_budget_and_level(tiny, elsewhere, capsys):

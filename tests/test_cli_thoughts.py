@@ -36,7 +36,9 @@ def test_models_are_measured_beside_each_other(tiny, tmp_path, capsys):
     assert figures["right after a wrong step"] == figures["right after a wrong step"] | {"rollouts": 0, "value": "NaN"}
     assert "off the rails:" in told
     assert "examples of each figure: " in told
-    assert json.loads((out / "thoughts.json").read_text())["models"] == found["models"]
+    kept = json.loads((out / "thoughts.json").read_text())
+    assert kept["models"] == found["models"]
+    assert [(c["seed"], c["budgets"], c["answer"]) for c in kept["configs"].values()] == [(0, [8], 4)] * 2
     assert "## off the rails: does not end its thought by itself" in (out / "thoughts.md").read_text()
 
 

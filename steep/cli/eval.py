@@ -126,6 +126,8 @@ def engine_for(
     dtype: str = "float32",
 ) -> NativeEngine:
     """One with room for the longest prompt and all that may follow it."""
+    if not problems:
+        raise SteepError("there are no problems to measure on", "choose other levels, or a task with a test split")
     context, limit = room(loaded.template, problems, config), loaded.model.config.max_positions
     largest = max(budgets_of(loaded.template, config))
     rest = context - largest

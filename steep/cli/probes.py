@@ -144,6 +144,7 @@ def answers_of(label: str, loaded: LoadedModel, found: Sequence[Problem], args: 
         "budgets": list(config.budgets),
         "samples": config.samples,
         "answer": config.answer,
+        "seed": config.seed,
     }
     before = last(history, settings)
     remember(history, settings, tallies)

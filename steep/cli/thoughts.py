@@ -8,6 +8,7 @@ from steep.cli.engine import labels, thought_tokens
 from steep.cli.eval import engine_for, typed, writable
 from steep.cli.outcome import Outcome, Output
 from steep.cli.task import find_task
+from steep.config import to_json
 from steep.engines import load_model
 from steep.errors import SteepError
 from steep.evals.evaluate import EvalConfig
@@ -31,17 +32,19 @@ def run(args: argparse.Namespace) -> Outcome:
     )
     writable(out)
     measured: dict[str, list[Figure]] = {name: [] for name in names}
+    configs: dict[str, EvalConfig] = {}
     with Progress(PARTS * len(models), f"thoughts {task.name}") as progress:
         for number, (name, loaded) in enumerate(zip(names, models, strict=True)):
             answer = args.answer or loaded.template.config.answer
             config = EvalConfig(budgets=(thought_tokens(loaded, args.budget, "high"),), answer=answer)
+            configs[name] = config
             engine = engine_for(loaded, asked(task, problems), config)
             subject = Subject(engine=engine, template=loaded.template, task=task, config=config)
             for part, found in enumerate(figures(subject, problems), start=1):
                 measured[name] += found
                 progress.update(PARTS * number + part)
     outcome = Outcome(value={"out": out, "task": task.name, "problems": len(problems), "models": measured})
-    made = {"command": typed(args), "versions": versions(), "machine": machine()}
+    made = {"configs": to_json(configs), "command": typed(args), "versions": versions(), "machine": machine()}
     write_json(out / FILE, {**outcome.json(), **made})
     write_atomic(out / "thoughts.md", as_markdown(measured).encode())
     tell(measured, out)

@@ -84,6 +84,11 @@ def difference(
 ) -> Difference:
     checked = [question for question in base if base[question] and other[question]]
     first, second = (np.array([np.mean(scores[question]) for question in checked]) for scores in (base, other))
+    if not checked:
+        raise SteepError(
+            f"{name} and the first have no problem of {key[0]} to which answers of both could be checked",
+            "`steep tasks check` says what is wrong with the task",
+        )
     gain = second - first
     task, mode, budget = key
     return Difference(

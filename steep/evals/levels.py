@@ -25,7 +25,7 @@ class Tried:
 
     @property
     def saturated(self) -> bool:
-        return self.value > SATURATED
+        return self.value > SATURATED or self.high >= 1
 
     @property
     def telling(self) -> bool:
@@ -54,7 +54,9 @@ class Choice:
         if self.level is None:
             return f"{self.task}, as it is"
         saturated = ", ".join(str(t.level) for t in self.tried if t.saturated)
-        also = f"; saturated (above {SATURATED:.0%}): level {saturated}" if saturated else ""
+        also = (
+            f"; saturated (above {SATURATED:.0%}, or not to be told from 100%): level {saturated}" if saturated else ""
+        )
         (chosen,) = (t for t in self.tried if t.level == self.level)
         far = "" if chosen.telling else f", at {chosen.value:.0%}, for none is between {HARD:.0%} and {EASY:.0%}"
         return f"{self.task}, level {self.level}{far}{also}"

@@ -31,12 +31,15 @@ class Saturation:
         """What a reader should take from the curve."""
         value, low, high = (round(100 * x, 1) + 0.0 for x in (self.gain.value, self.gain.low, self.gain.high))
         gained = f"{value} points ({low} to {high})"
+        lost = f"{-value} points ({-high} to {-low})"
         if self.level_from is None:
             told = f"still rising at {self.largest} tokens, which add {gained} to what {self.before} give"
         else:
+            falls = self.gain.high < 0
+            further = f"lose {lost}" if falls else f"add {gained}"
             told = (
-                f"saturates at {self.level_from} tokens: from there on no budget is measurably better on these "
-                f"{self.problems} problems, and {self.largest} tokens add {gained}"
+                f"{'is best' if falls else 'saturates'} at {self.level_from} tokens: from there on no budget is "
+                f"measurably better on these {self.problems} problems, and {self.largest} tokens {further}"
             )
         return f"{self.fit.words}; {told}"
 

@@ -233,10 +233,13 @@ def _watched_in(row: Mapping[str, Any], flops: float, start: bool) -> Iterator[W
             )
 
 
+MODES: tuple[Mode, ...] = ("sampled", "greedy", "told")
+"""In which the plots of thinking time are drawn."""
+
+
 def modes(cells: Sequence[Cell]) -> list[Mode]:
     """The modes in which anything was measured, sampled first."""
-    order: tuple[Mode, ...] = ("sampled", "greedy", "told")
-    return [mode for mode in order if any(c.mode == mode for c in cells)]
+    return [mode for mode in MODES if any(c.mode == mode for c in cells)]
 
 
 def tasks_by_weight(sources: Sequence[Source]) -> list[str]:

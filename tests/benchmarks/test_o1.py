@@ -1,8 +1,8 @@
 """What `benchmarks.o1` makes of what steep's commands answer."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +15,12 @@ from steep.runs import Stage, write_json
 class Answered(o1.Bench):
     """A bench whose commands were carried out before."""
 
-    def __init__(self, run: Path, **answers: object) -> None:
+    def __init__(self, run: Path, **answers: dict[str, Any]) -> None:
         super().__init__(run)
-        for name, answer in answers.items():
-            (self.kept / f"{name}.json").write_text(json.dumps(answer))
+        self.answers = answers
+
+    def steep(self, name: str, *words: str) -> dict[str, Any]:
+        return self.answers[name]
 
 
 def figure(*right: float) -> dict[str, object]:
@@ -26,6 +28,16 @@ def figure(*right: float) -> dict[str, object]:
     value = sum(right) / len(right)
     interval = {"value": value, "low": value - 0.05, "high": value + 0.05}
     return {"name": "right after a wrong step", **interval, "by_problem": dict(zip("abcdefgh", right, strict=False))}
+
+
+def test_a_command_is_carried_out_once_and_again_in_other_words(tmp_path, monkeypatch):
+    bench = o1.Bench(tmp_path)
+    first = bench.steep("tasks", "tasks", "list")
+    assert bench.steep("tasks", "tasks", "list") == first
+    assert bench.steep("tasks", "tasks") != first
+    last = bench.steep("tasks", "tasks")
+    monkeypatch.setattr(o1.environment, "git", lambda: {"commit": "another", "dirty": False})
+    assert bench.steep("tasks", "tasks")["seconds"] != last["seconds"]
 
 
 def test_planted_mistakes_are_claimed_after_rl_and_against_before_on_shared_problems(tmp_path):

@@ -106,3 +106,9 @@ def test_models_that_were_asked_other_things_are_not_compared(whole_run, making,
     told = "asked different problems of countdown (sampled, 0 tokens): 40 are the same, 8 only a was asked, 0 only b"
     with pytest.raises(SteepError, match=re.escape(told)):
         compare({"a": measured(whole_run / "sft"), "b": measured(tmp_path / "run")})
+
+
+def test_models_without_a_problem_that_both_could_be_checked_on_are_not_compared():
+    asked = ("1", "?", "{}")
+    with pytest.raises(SteepError, match=r"b and the first have no problem of countdown .*\n.*steep tasks check"):
+        difference("b", ("countdown", "sampled", 64), {asked: [1.0]}, {asked: []})

@@ -12,6 +12,9 @@ from steep.tasks.letters import Letters
 from steep.tasks.only import Only
 from steep.tasks.published import Gsm8k
 
+TOUCHING = 0.94
+"""The accuracy whose interval touches 100%."""
+
 
 def accuracies(*by_level):
     """An accuracy for each level, and the levels that were asked for."""
@@ -20,7 +23,8 @@ def accuracies(*by_level):
     def accuracy(task):
         (level,) = task.levels
         asked.append(level)
-        return Estimate(by_level[level - 1], 0.0, 1.0)
+        value = by_level[level - 1]
+        return Estimate(value, 0.0, 1.0 if value == TOUCHING else 0.999)
 
     return accuracy, asked
 
@@ -44,10 +48,11 @@ def test_the_first_level_that_is_not_easy_is_chosen(by_level, asked, level):
 
 
 def test_saturated_and_telling_levels():
-    accuracy, _ = accuracies(0.96, 0.95, 0.8)
+    accuracy, _ = accuracies(0.96, 0.95, TOUCHING, 0.8)
     choice = choose(Countdown(), accuracy)
-    assert [t.saturated for t in choice.tried] == [True, False, False]
-    assert [t.telling for t in choice.tried] == [False, False, True]
+    assert [t.saturated for t in choice.tried] == [True, False, True, False]
+    assert [t.telling for t in choice.tried] == [False, False, False, True]
+    assert choice.words.endswith("; saturated (above 95%, or not to be told from 100%): level 1, 3")
 
 
 def test_only_levels_that_were_asked_for_are_tried():

@@ -62,6 +62,7 @@ class Skilled:
     """An engine that says yes as often as `SKILL` has it, and otherwise one of some other words."""
 
     receipt = Receipt(version=0, digest="a1")
+    context = 10**6
     left = 10**9
 
     def __init__(self, template, asked):
@@ -134,7 +135,7 @@ def test_the_level_that_tells_most_is_measured(measured):
     stage, findings, _ = measured
     (choice,) = findings.choices
     assert (choice.task, choice.level, [t.level for t in choice.tried]) == ("riddle", 3, [1, 2, 3])
-    assert choice.words == "riddle, level 3; saturated (above 95%): level 1"
+    assert choice.words == "riddle, level 3; saturated (above 95%, or not to be told from 100%): level 1"
     assert {row["level"] for row in stage.rollouts()} == {3}
     assert [cell.value for cell in sampled(stage)] == pytest.approx([0.3, 0.6], abs=0.08)
 

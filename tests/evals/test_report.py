@@ -4,6 +4,7 @@ import shutil
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ from steep.evals.plots import scientific
 from steep.evals.reading import Span, mark_slips, readings, spans, survey
 from steep.evals.report import report, report_markdown, summary
 from steep.evals.report.closer import labels
+from steep.evals.report.curves import _saturations
 from steep.evals.report.markdown import as_markdown
+from steep.evals.saturation import saturation
 from steep.evals.source import open_source, open_sources, watched
 from steep.evals.statistics import fit_log
 from steep.evals.suite import cells_of
@@ -374,7 +377,7 @@ def test_the_two_plots_come_first_and_then_the_best_way_to_spend_tokens(suite, t
         "Loss, fine-tuning over the steps",
     ]
     assert sorted(order, key=page.index) == order
-    assert "countdown, level 3; saturated (above 95%): level 1" in text
+    assert "countdown, level 3; saturated (above 95%, or not to be told from 100%): level 1" in text
     assert "128 one answer, up to 64 tokens of thought 42.0% 20.0–40.0 42.0% 20.0–40.0" in text
     assert "256 the scorer’s choice of 8, up to 16 tokens of thought 64.0% 20.0–40.0 42.0% 20.0–40.0" in text
     assert "64.0% 20.0–40.0 48 0.034 rollouts/step-000007.parquet" in text
@@ -446,6 +449,15 @@ def test_few_evaluations_tell_nothing_of_where_it_is_going(page):
 
 
 # What stands beside runs and evaluations
+
+
+def test_what_is_said_of_modes_without_a_button_is_always_shown():
+    curve = saturation({16: {"a": 0.0}, 32: {"a": 1.0}, 64: {"a": 1.0}})
+    surveyed = SimpleNamespace(saturations={("rl", "c", mode): curve for mode in ("told", "chunked")})
+    said = _saturations([SimpleNamespace(name="nano")], [surveyed])
+    assert said.count("<li") == 2
+    assert '<li data-mode="told"><b>c, rl, told</b>' in said
+    assert "<li><b>c, rl, chunked</b>" in said
 
 
 def test_saturation_is_said_in_words(page, written, whole_run):

@@ -32,6 +32,14 @@ def test_a_curve_that_becomes_level():
     assert "saturates at 64 tokens: from there on no budget is measurably better on these 400 problems" in found.words
 
 
+def test_a_curve_that_falls():
+    found = saturation(scores(0.2, 0.5, 0.7, 0.6))
+    assert (found.level_from, found.largest) == (64, 128)
+    assert found.gain.high < 0
+    assert "; is best at 64 tokens: from there on no budget is measurably better on these 400 problems" in found.words
+    assert "and 128 tokens lose 10.0 points (7." in found.words
+
+
 def test_a_step_that_pays_later_is_not_missed():
     assert saturation(scores(0.5, 0.5, 0.9, 0.9)).level_from == 64
 

@@ -43,6 +43,7 @@ class SaysYes:
     """Thinks until the budget cuts it if it is below 8, and answers yes."""
 
     receipt = Receipt(version=0, digest="a1")
+    context = 10**6
 
     def __init__(self, template, answer="yes"):
         self.template, self.answer, self.requests = template, answer, []

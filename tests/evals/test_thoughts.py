@@ -43,6 +43,8 @@ class Reader:
     thought that was begun for it: goes on as shown from there, or stops.
     """
 
+    context = 10**6
+
     def __init__(self, template, problems, mends=True):
         self.template, self.mends = template, mends
         self.known = {template.render(p.prompt): p for p in problems}

@@ -120,7 +120,7 @@ def test_what_is_plain_is(dataset, gold, given):
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(gym, "PACKAGE", "reasoning-gym-that-is-not-there")
     gym.every_level.cache_clear()
-    with pytest.raises(SteepError, match=r"gym tasks need .*\n  pip install 'steep\[gym\]'"):
+    with pytest.raises(SteepError, match=r"gym tasks need .*\n  .* -m pip install 'steep\[gym\]'"):
         Gym(dataset="spell_backward")
 
 

@@ -12,7 +12,7 @@ from steep.evals.report.gallery import Gallery, Looks, budget_curves, by_model, 
 from steep.evals.report.html import heading, percent, table, text
 from steep.evals.report.words import spent
 from steep.evals.scaling import LEAST, Scaling
-from steep.evals.source import COURSES, CourseFit, Source, Watched, modes, tasks_by_weight, watched
+from steep.evals.source import COURSES, MODES, CourseFit, Source, Watched, modes, tasks_by_weight, watched
 from steep.evals.suite import Cell, Mode
 from steep.runs import Stage, printable
 
@@ -85,13 +85,18 @@ def _level(sources: Sequence[Source], task: str) -> str:
 
 def _saturations(sources: Sequence[Source], surveys: Sequence[Survey]) -> str:
     """What a reader should take from the curves of thinking time, in words."""
-    told = [
-        f'<li data-mode="{mode}"><b>{text(task)}, {text(f"{source.name} {model}" if len(sources) > 1 else model)}, '
+    told = [  # those of modes that have no button are always shown
+        f"<li{_shown_in(mode)}>"
+        f"<b>{text(task)}, {text(f'{source.name} {model}' if len(sources) > 1 else model)}, "
         f"{mode}</b>: {text(found.words)}.</li>"
         for source, surveyed in zip(sources, surveys, strict=True)
         for (model, task, mode), found in surveyed.saturations.items()
     ]
     return f'<ul class="plain">{"".join(told)}</ul>' if told else ""
+
+
+def _shown_in(mode: str) -> str:
+    return f' data-mode="{mode}"' if mode in MODES else ""
 
 
 def _compute_curves(sources: Sequence[Source], task: str, looks: Looks) -> tuple[list[Curve], list[Curve]]:

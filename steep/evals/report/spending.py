@@ -125,8 +125,9 @@ def levels(sources: Sequence[Source]) -> str:
     return (
         heading("Which levels still tell something")
         + "<p>The suite goes up the levels of a task, and beyond those that it was trained on where there are any, "
-        f"until no more than {EASY:.0%} of the answers at the largest budget are right. A level above {SATURATED:.0%} "
-        f'is saturated.</p><ul class="plain">{"".join(told)}</ul>' + table(["task", "", "accuracy"], rows, texts=2)
+        f"until no more than {EASY:.0%} of the answers at the largest budget are right. A level above {SATURATED:.0%}, "
+        "or whose interval touches 100%, is saturated.</p>"
+        f'<ul class="plain">{"".join(told)}</ul>' + table(["task", "", "accuracy"], rows, texts=2)
     )
 
 
