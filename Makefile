@@ -34,7 +34,7 @@ demo: $(VENV)/core.stamp ## train the nano model on this machine, and report on 
 	@echo "  $(BIN)/steep chat $(RUN)"
 	@echo "  $(BIN)/steep eval $(RUN) --task countdown --budgets 0,64,256"
 
-claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold them to their bars: about three hours
+claims: $(VENV)/core.stamp ## train three seeds and their control arms, and hold them to their bars: some three and a half hours
 	@$(BIN)/steep train recipes/nano_claims.py
 
 test: $(VENV)/dev.stamp ## run the tests

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from steep.sandbox import WORKERS
+from steep.tasks.mixture import verdict_on
 from steep.tokens import Template
-from steep.types import Group, Problem, Rollout, Stop, Task, Verdict, invalid, wrong
+from steep.types import Group, Problem, Rollout, Stop, Task, Verdict, wrong
 
 
 def verified_groups(
@@ -48,13 +49,7 @@ def judge(rollout: Rollout, problem: Problem, task: Task, template: Template) ->
         return wrong("the thought never ended")
     if rollout.stop != "end":
         return wrong(f"the answer did not end: {rollout.stop}")
-    try:
-        verdict = task.verify(problem, template.answer(rollout.ids.tolist()))
-    except Exception as error:  # a checker is foreign code: whatever it raises is its failure, not the model's
-        return invalid(f"{type(error).__name__}: {error}")
-    if not isinstance(verdict, Verdict):
-        return invalid(f"verify() gave {verdict!r:.100}, which is no Verdict")
-    return verdict
+    return verdict_on(task, problem, template.answer(rollout.ids.tolist()))
 
 
 def mean_score(group: Group) -> float | None:

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from steep.errors import FullDiskError
-from steep.memory import peak_gib
 from steep.runs import checkpoint
 from steep.runs.checkpoint import Checkpoint
 from steep.runs.files import Log, T, full_disk_explained, read_json, when_room, write_atomic, write_json
@@ -247,11 +246,7 @@ class Stage:
         self.wait()
         for log in self._logs():
             self.when_room(log.sync)
-        done = {
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "peak_memory_gib": round(peak_gib(), 2),
-            **summary,
-        }
+        done = {"finished": datetime.now(UTC).isoformat(timespec="seconds"), **summary}
         self.when_room(lambda: write_json(self.path / "done.json", done))
 
     @property
@@ -260,8 +255,7 @@ class Stage:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What `finish` was given, with the time under `finished` and the most memory that the process had held by
-        then under `peak_memory_gib`; None before."""
+        """What `finish` was given, with the time under `finished`; None before."""
         return dict(read_json(self.path / "done.json")) if self.finished else None
 
 

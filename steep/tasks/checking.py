@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from steep.tasks.jsonl import Line, normal
-from steep.tasks.mixture import blaming
-from steep.types import Problem, Task, Verdict, invalid
+from steep.tasks.mixture import blaming, verdict_on
+from steep.types import Problem, Task
 
 GRAM = 13
 """Words in a row that two problems hardly share by chance; the length that GPT-3's authors looked for."""
@@ -40,16 +40,9 @@ def failing_gold(task: Task, lines: Sequence[Line]) -> Iterator[Finding | None]:
 
 def failing_examples(task: Task) -> list[str]:
     """Where a task's own examples do not get the verdicts that they claim."""
-
-    def verdict(problem: Problem, answer: str) -> Verdict:
-        try:
-            return task.verify(problem, answer)
-        except Exception as error:
-            return invalid(f"{type(error).__name__}: {error}")
-
     with blaming(task, "examples", "examples"):
         examples = task.examples()
-    judged = [(problem, answer, expected, verdict(problem, answer)) for problem, answer, expected in examples]
+    judged = [(problem, answer, expected, verdict_on(task, problem, answer)) for problem, answer, expected in examples]
     return [
         f"its example {answer!r} to {problem.id} is {verdict.kind}, not {expected.kind}: {verdict.reason}"
         for problem, answer, expected, verdict in judged

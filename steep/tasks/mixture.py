@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from steep.errors import ConfigError, SteepError
-from steep.types import Demonstration, Demonstrator, Problem, Split, Task
+from steep.types import Demonstration, Demonstrator, Problem, Split, Task, Verdict, invalid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,17 @@ def blaming(task: Task, method: str, made: str) -> Iterator[None]:
 def problems(task: Task, split: Split, seed: int, level: int | None = None, start: int = 0) -> Iterator[Problem]:
     with blaming(task, "problems", "problems"):
         yield from task.problems(split, seed, level=level, start=start)
+
+
+def verdict_on(task: Task, problem: Problem, answer: str) -> Verdict:
+    """What the task says of an answer. Whatever its checker raises is the checker's failure, not the answer's."""
+    try:
+        verdict = task.verify(problem, answer)
+    except Exception as error:
+        return invalid(f"{type(error).__name__}: {error}")
+    if not isinstance(verdict, Verdict):
+        return invalid(f"verify() gave {verdict!r:.100}, which is no Verdict")
+    return verdict
 
 
 def demonstrated(task: Demonstrator, problem: Problem, rng: Random) -> Demonstration:

@@ -50,7 +50,7 @@ def derive(tokenizer: Tokenizer, chat_template: str | None, where: str) -> Templ
         return llama3(*(THINK if names >= set(THINK) else (None, None)))
     end = next((name for name in PLAIN_ENDS if name in names), None)
     pad = next((name for name in tokenizer.control_names if name != end and not name.startswith("<think")), None)
-    if end is not None and pad is not None and not names & CHAT_MARKS:
+    if end is not None and pad is not None and chat_template is None and not names & CHAT_MARKS:
         log.warning("%s: its tokenizer has no tokens for turns, so it is asked in plain text", where)
         return plain(end, pad)
     raise ModelError(

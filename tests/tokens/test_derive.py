@@ -106,17 +106,12 @@ def test_what_has_no_end_or_speaks_otherwise_is_not_asked_in_plain_text(names):
         derive(tokenizer(*names), None, "a model")
 
 
-@pytest.mark.parametrize("system", [[], [Message(role="system", content="Be brief.")]], ids=["none", "own"])
-def test_llama_3_speaks_as_its_own_template(system, tmp_path):
-    from transformers import AutoTokenizer
+def test_a_model_with_a_template_of_its_own_is_not_asked_in_plain_text():
+    with pytest.raises(ModelError, match="speaks neither ChatML nor"):
+        derive(tokenizer("</s>", "<unk>"), "{{ '<|user|>' + messages[0]['content'] }}", "a model")
 
-    LLAMA3.tokenizer.save(tmp_path, {"bos_token": "<|begin_of_text|>", "chat_template": LLAMA3_TEMPLATE})
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    turns = [*system, user("2+3?"), assistant("It is 5. 🙂"), user("{{ sure }}?")]
-    ids = theirs.apply_chat_template(
-        [{"role": turn.role, "content": turn.content} for turn in turns], add_generation_prompt=True, return_dict=False
-    )
-    assert tuple(ids) == LLAMA3.render(turns)
+
+def test_llama_3_keeps_tokens_in_reserve():
     assert spare_tokens(LLAMA3.tokenizer) == ("<|reserved_special_token_0|>", "<|reserved_special_token_1|>")
 
 
@@ -133,16 +128,24 @@ def test_deepseek():
 
 
 @pytest.mark.parametrize("system", [[], [Message(role="system", content="Be brief.")]], ids=["default", "own"])
-def test_the_models_own_template_gives_the_same_ids(system, tmp_path):
+@pytest.mark.parametrize(
+    ("template", "own", "asked"),
+    [
+        (SMOL, {"eos_token": "<|im_end|>", "chat_template": SMOLLM2}, "  2+3?\n"),
+        (LLAMA3, {"bos_token": "<|begin_of_text|>", "chat_template": LLAMA3_TEMPLATE}, "2+3?"),  # it strips contents
+    ],
+    ids=["smollm2", "llama 3"],
+)
+def test_the_models_own_template_gives_the_same_ids(template, own, asked, system, tmp_path):
     from transformers import AutoTokenizer
 
-    SMOL.tokenizer.save(tmp_path, {"eos_token": "<|im_end|>", "chat_template": SMOLLM2})
+    template.tokenizer.save(tmp_path, own)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
-    turns = [*system, user("  2+3?\n"), assistant("It is 5. 🙂"), user("{{ sure }}?")]
+    turns = [*system, user(asked), assistant("It is 5. 🙂"), user("{{ sure }}?")]
     ids = theirs.apply_chat_template(
         [{"role": turn.role, "content": turn.content} for turn in turns], add_generation_prompt=True, return_dict=False
     )
-    assert tuple(ids) == SMOL.render(turns)
+    assert tuple(ids) == template.render(turns)
 
 
 @pytest.mark.parametrize("name", ALL)
